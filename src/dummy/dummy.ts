@@ -1,0 +1,31 @@
+import type { KernelError } from '../lib/errors.ts'
+import type { Family } from '../model/address.ts'
+
+export interface Link {
+  readonly index: number
+  readonly name: string
+  /** IFLA_INFO_KIND: "dummy", "bridge", …; "" for plain devices. */
+  readonly kind: string
+}
+
+export interface InterfaceAddress {
+  readonly linkIndex: number
+  readonly family: Family
+  readonly address: string
+  readonly prefix: number
+}
+
+/** What we need of rtnetlink: the dummy device, its addresses, and the node's own ones. */
+export interface Dummy {
+  links(): Promise<readonly Link[]>
+  /** All addresses of all links, both families. */
+  addresses(): Promise<readonly InterfaceAddress[]>
+  /** Makes a dummy link, left down; EEXIST is an error here. */
+  createDevice(name: string): Promise<void>
+  deleteDevice(name: string): Promise<void>
+  /** Adds /32 or /128 addresses; one that is there already is success. Answers which were refused, and why. */
+  bind(linkIndex: number, addresses: readonly string[]): Promise<ReadonlyMap<string, KernelError>>
+  /** Removes addresses; one that is absent is success. */
+  unbind(linkIndex: number, addresses: readonly string[]): Promise<ReadonlyMap<string, KernelError>>
+  close(): void
+}

@@ -1,0 +1,103 @@
+import ipaddr from 'ipaddr.js'
+
+export type Family = 'IPv4' | 'IPv6'
+export type Protocol = 'TCP' | 'UDP' | 'SCTP'
+
+/**
+ * Canonical text of an IP address, or undefined where the text is none. An IPv4-mapped IPv6 address becomes its
+ * IPv4 form; leading zeros in IPv4 octets are read as decimal, as kube-proxy does (KEP-2433-era "sloppy" parsing).
+ */
+export function canonicalAddress(text: string): string | undefined {
+  if (text.includes(':')) {
+    if (text.includes('%') || !ipaddr.IPv6.isValid(text)) return undefined
+    const address = ipaddr.IPv6.parse(text)
+    return address.isIPv4MappedAddress() ? address.toIPv4Address().toString() : address.toRFC5952String()
+  }
+  const octets = text.split('.')
+  if (octets.length !== 4) return undefined
+  const values: number[] = []
+  for (const octet of octets) {
+    if (!/^[0-9]{1,3}$/.test(octet)) return undefined
+    const value = Number(octet)
+    if (value > 255) return undefined
+    values.push(value)
+  }
+  return values.join('.')
+}
+
+/** Family of a canonical address. */
+export function familyOf(address: string): Family {
+  return address.includes(':') ? 'IPv6' : 'IPv4'
+}
+
+/** Network-order bytes of a canonical address: 4 or 16. */
+export function addressBytes(address: string): Uint8Array {
+  if (!address.includes(':')) {
+    const bytes = new Uint8Array(4)
+    let octet = 0
+    let index = 0
+    for (let i = 0; i < address.length; i++) {
+      const c = address.charCodeAt(i)
+      if (c === 46) {
+        bytes[index++] = octet
+        octet = 0
+      } else octet = octet * 10 + c - 48
+    }
+    bytes[index] = octet
+    return bytes
+  }
+  return Uint8Array.from(ipaddr.IPv6.parse(address).toByteArray())
+}
+
+/** Canonical text of 4 or 16 network-order bytes. */
+export function addressText(bytes: Uint8Array): string {
+  if (bytes.length === 4) return `${bytes[0]}.${bytes[1]}.${bytes[2]}.${bytes[3]}`
+  return new ipaddr.IPv6([...bytes]).toRFC5952String()
+}
+
+export interface Cidr {
+  readonly address: string
+  readonly prefix: number
+  readonly family: Family
+}
+
+/** A CIDR with its host bits cleared, or undefined where the text is none. */
+export function parseCidr(text: string): Cidr | undefined {
+  const slash = text.lastIndexOf('/')
+  if (slash < 0) return undefined
+  const address = canonicalAddress(text.slice(0, slash))
+  const digits = text.slice(slash + 1)
+  if (address === undefined || !/^(0|[1-9][0-9]{0,2})$/.test(digits)) return undefined
+  const prefix = Number(digits)
+  const family = familyOf(address)
+  if (prefix > (family === 'IPv4' ? 32 : 128)) return undefined
+  const bytes = addressBytes(address)
+  for (let bit = prefix; bit < bytes.length * 8; bit++) bytes[bit >> 3]! &= ~(0x80 >> (bit & 7))
+  return { address: addressText(bytes), prefix, family }
+}
+
+export function cidrText(cidr: Cidr): string {
+  return `${cidr.address}/${cidr.prefix}`
+}
+
+export function cidrContains(cidr: Cidr, address: string): boolean {
+  if (familyOf(address) !== cidr.family) return false
+  const network = addressBytes(cidr.address)
+  const bytes = addressBytes(address)
+  const whole = cidr.prefix >> 3
+  for (let i = 0; i < whole; i++) if (network[i] !== bytes[i]) return false
+  const rest = cidr.prefix & 7
+  if (rest === 0) return true
+  const mask = 0xff & ~(0xff >> rest)
+  return (network[whole]! & mask) === (bytes[whole]! & mask)
+}
+
+/** 127.0.0.0/8 or ::1. */
+export function isLoopback(address: string): boolean {
+  return address.startsWith('127.') || address === '::1'
+}
+
+/** fe80::/10. */
+export function isIPv6LinkLocal(address: string): boolean {
+  return /^fe[89ab]/.test(address) && address.includes(':')
+}

@@ -1,0 +1,21 @@
+/** What a set is for. The catalogue in ipset/ gives each role its kernel name, type and comment. */
+export type SetRole =
+  | 'loopBack'
+  | 'clusterIP'
+  | 'externalIP'
+  | 'externalIPLocal'
+  | 'loadBalancer'
+  | 'loadBalancerLocal'
+  | 'loadBalancerFirewall'
+  | 'loadBalancerSourceIP'
+  | 'loadBalancerSourceCIDR'
+  | 'nodePortTCP'
+  | 'nodePortLocalTCP'
+  | 'nodePortUDP'
+  | 'nodePortLocalUDP'
+  | 'nodePortSCTP'
+  | 'nodePortLocalSCTP'
+  | 'healthCheckNodePort'
+  | 'ipvsIPs'
+
+export type SetType = 'hash:ip' | 'hash:ip,port' | 'hash:ip,port,ip' | 'hash:ip,port,net' | 'bitmap:port'

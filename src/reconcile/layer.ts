@@ -1,0 +1,36 @@
+/** Whoever wants an entry: "namespace/name:port" of a service port, or a fixed word for what belongs to the node. */
+export type Owner = string
+
+/** What one step of a layer did. */
+export interface Outcome {
+  readonly applied: number
+  /** Entries the kernel turned down, by owner; they stay pending. */
+  readonly refused: ReadonlyMap<Owner, Error>
+  /** The layer itself failed: socket gone, restore rejected. */
+  readonly broken?: Error
+}
+
+/** One thing of the kernel that was not as we had left it. */
+export interface Drift {
+  readonly layer: string
+  /** What it is: "virtual server", "destination", "weight", "set", "set entry", "address", "device", "chain", "rule". */
+  readonly kind: string
+  readonly object: string
+  /** "missing", "changed", "foreign" */
+  readonly state: string
+}
+
+export interface Layer {
+  readonly name: string
+  /** Layers that must stand before this one may grow. */
+  readonly needs: readonly string[]
+  /**
+   * Re-reads the kernel; afterwards the pending work is the true difference. Answers what differs from what this
+   * process had written and was told had succeeded; at the first call nothing.
+   */
+  resync(): Promise<readonly Drift[]>
+  /** Makes what is wanted exist, leaving out entries whose every owner is held. */
+  add(held: ReadonlySet<Owner>): Promise<Outcome>
+  /** Takes away what is ours and unwanted. Absent is success. */
+  remove(held: ReadonlySet<Owner>): Promise<Outcome>
+}
