@@ -1,0 +1,150 @@
+import { KernelError, ProxyError } from '../lib/errors.ts'
+import type { Log } from '../lib/log.ts'
+import { cidrContains, isIPv6LinkLocal, type Cidr, type Family } from '../model/address.ts'
+import { isHeld, Refusals } from '../reconcile/apply.ts'
+import { DeltaTable } from '../reconcile/delta-table.ts'
+import type { Drift, Layer, Outcome, Owner } from '../reconcile/layer.ts'
+import type { Dummy } from './dummy.ts'
+
+export const deviceName = 'kube-ipvs0'
+
+export interface DummyLayerOptions {
+  readonly family: Family
+  readonly dummy: Dummy
+  readonly log: Log
+  /** Addresses in these ranges that this process did not bind itself stay on the device. */
+  readonly excludeCIDRs: readonly Cidr[]
+  readonly ownersOf: (address: string) => Iterable<Owner>
+}
+
+/**
+ * The dummy device and the service addresses of one family on it. Never set up: its addresses are in the local routing
+ * table all the same. CNIs recognise IPVS mode by its name.
+ */
+export class DummyLayer implements Layer {
+  readonly name = 'dummy'
+  readonly needs: readonly string[] = ['ipset', 'iptables', 'ipvs']
+  readonly #options: DummyLayerOptions
+  readonly #addresses = new DeltaTable<string, true>()
+  readonly #ownBound = new Set<string>()
+  #index: number | undefined
+  #adopted = false
+
+  constructor(options: DummyLayerOptions) {
+    this.#options = options
+  }
+
+  want(address: string): void {
+    this.#addresses.want(address, true)
+  }
+
+  unwant(address: string): void {
+    this.#addresses.unwant(address)
+  }
+
+  async resync(): Promise<readonly Drift[]> {
+    const drifts: Drift[] = []
+    const report = (kind: string, object: string, state: string): void => {
+      if (this.#adopted) drifts.push({ layer: this.name, kind, object, state })
+    }
+    const hadDevice = this.#index !== undefined
+    const former = this.#index
+    await this.#findDevice()
+    if (this.#index === undefined) {
+      // Its addresses went with it: one thing happened, one line says so.
+      if (hadDevice) report('device', deviceName, 'missing')
+      this.#addresses.observedAll(new Map())
+      this.#adopted = true
+      return drifts
+    }
+    const replaced = hadDevice && former !== this.#index
+    if (replaced) report('device', deviceName, 'changed')
+    const now = new Map<string, true>()
+    for (const { linkIndex, family, address } of await this.#options.dummy.addresses()) {
+      if (linkIndex !== this.#index || family !== this.#options.family || isIPv6LinkLocal(address)) continue
+      const kept = !this.#addresses.isWanted(address) && !this.#ownBound.has(address) && this.#isExcluded(address)
+      if (!kept) now.set(address, true)
+    }
+    if (hadDevice && !replaced) {
+      for (const address of this.#addresses.actualKeys()) {
+        if (!now.has(address)) report('address', `${address} on ${deviceName}`, 'missing')
+      }
+      for (const address of now.keys()) {
+        if (this.#addresses.actual(address) === undefined) report('address', `${address} on ${deviceName}`, 'foreign')
+      }
+    }
+    this.#addresses.observedAll(now)
+    this.#adopted = true
+    return drifts
+  }
+
+  async add(held: ReadonlySet<Owner>): Promise<Outcome> {
+    let applied = 0
+    if (this.#index === undefined) {
+      await this.#createDevice()
+      applied++
+    }
+    const refusals = new Refusals()
+    const additions: string[] = []
+    for (const [address] of this.#addresses.additions()) {
+      if (!isHeld(this.#options.ownersOf(address), held)) additions.push(address)
+    }
+    if (additions.length > 0) {
+      const refused = await this.#options.dummy.bind(this.#index!, additions)
+      for (const address of additions) {
+        const error = refused.get(address)
+        if (error === undefined) {
+          this.#addresses.observed(address, true)
+          this.#ownBound.add(address)
+          applied++
+        } else refusals.add(this.#options.ownersOf(address), error)
+      }
+    }
+    return { applied, refused: refusals.byOwner }
+  }
+
+  async remove(_held: ReadonlySet<Owner>): Promise<Outcome> {
+    const removals = [...this.#addresses.removals()]
+    if (removals.length === 0 || this.#index === undefined) return { applied: 0, refused: new Map() }
+    const refusals = new Refusals()
+    let applied = 0
+    const refused = await this.#options.dummy.unbind(this.#index, removals)
+    for (const address of removals) {
+      const error = refused.get(address)
+      if (error === undefined) {
+        this.#addresses.gone(address)
+        this.#ownBound.delete(address)
+        applied++
+      } else refusals.add([`address ${address}`], error)
+    }
+    return { applied, refused: refusals.byOwner }
+  }
+
+  async #findDevice(): Promise<void> {
+    const link = (await this.#options.dummy.links()).find(({ name }) => name === deviceName)
+    if (link !== undefined && link.kind !== 'dummy') {
+      throw new ProxyError('KERNEL', `device ${deviceName} exists but is no dummy device (${link.kind || 'no kind'})`, {
+        object: deviceName,
+        advice: `remove or rename it: ip link delete ${deviceName}`,
+      })
+    }
+    this.#index = link?.index
+  }
+
+  async #createDevice(): Promise<void> {
+    try {
+      await this.#options.dummy.createDevice(deviceName)
+    } catch (error) {
+      // The other family's layer was quicker.
+      if (!(error instanceof KernelError && error.errnoName === 'EEXIST')) throw error
+    }
+    await this.#findDevice()
+    if (this.#index === undefined) {
+      throw new ProxyError('KERNEL', `device ${deviceName} was made but is not there`, { object: deviceName })
+    }
+  }
+
+  #isExcluded(address: string): boolean {
+    return this.#options.excludeCIDRs.some((cidr) => cidrContains(cidr, address))
+  }
+}

@@ -1,0 +1,83 @@
+import { readFileSync } from 'node:fs'
+import type { Dummy } from './dummy/dummy.ts'
+import { deviceName } from './dummy/layer.ts'
+import type { Ipset } from './ipset/ipset.ts'
+import type { Ipvs, VirtualServer } from './ipvs/ipvs.ts'
+import { describeError, KernelError, ProxyError } from './lib/errors.ts'
+
+/** CAP_NET_ADMIN of linux/capability.h, as a bit of CapEff. */
+const capNetAdmin = 12n
+
+/** Throws ProxyError PREFLIGHT unless this process may administer the network of its namespace. */
+export function checkCapability(status: string = readFileSync('/proc/self/status', 'utf8')): void {
+  const effective = /^CapEff:\s*([0-9a-f]+)/m.exec(status)?.[1]
+  if (effective !== undefined && (BigInt(`0x${effective}`) >> capNetAdmin) & 1n) return
+  throw new ProxyError('PREFLIGHT', 'this process lacks the capability CAP_NET_ADMIN', {
+    object: 'process',
+    advice: 'run it as root, or with securityContext.capabilities.add: [NET_ADMIN]',
+  })
+}
+
+/** An address of TEST-NET-2 (RFC 5737): nobody's traffic is touched by the probe. */
+const probe: VirtualServer = {
+  family: 'IPv4',
+  protocol: 'TCP',
+  address: '198.51.100.0',
+  port: 20000,
+  scheduler: '',
+  flags: 0,
+  timeout: 0,
+}
+
+/** Throws ProxyError PREFLIGHT where the kernel has no IPVS or not the scheduler. */
+export async function checkIpvs(ipvs: Ipvs, scheduler: string): Promise<void> {
+  let servers: readonly VirtualServer[]
+  try {
+    servers = await ipvs.listServers()
+  } catch (error) {
+    throw lacking('IPVS is not available in this kernel', 'load it: modprobe ip_vs', error)
+  }
+  // A scheduler in use is there; so nothing is written on a node that is being taken over.
+  if (servers.some((server) => server.scheduler === scheduler)) return
+  const server = { ...probe, scheduler }
+  const [refusal] = await ipvs.apply([{ kind: 'newServer', server }])
+  if (refusal !== undefined && refusal.errnoName !== 'EEXIST') {
+    if (refusal.errnoName === 'ENOENT') {
+      throw lacking(
+        `ipvs.scheduler: the kernel has no scheduler "${scheduler}"`,
+        `load it: modprobe ip_vs_${scheduler}, or choose another`,
+        refusal,
+      )
+    }
+    throw lacking('IPVS refuses a virtual server', 'see the kernel log', refusal)
+  }
+  await ipvs.apply([{ kind: 'deleteServer', server }])
+}
+
+/** Throws ProxyError PREFLIGHT where the kernel has no ipset or one too old. */
+export async function checkIpset(ipset: Ipset): Promise<void> {
+  let protocol: number
+  try {
+    protocol = await ipset.protocol()
+  } catch (error) {
+    throw lacking('ipset is not available in this kernel', 'load it: modprobe ip_set', error)
+  }
+  if (protocol < 6) throw lacking(`the kernel speaks ipset protocol ${protocol}, 6 is needed`, 'use a newer kernel')
+}
+
+/** Makes the dummy device where it is missing; throws ProxyError PREFLIGHT where the kernel cannot. */
+export async function checkDummy(dummy: Dummy): Promise<void> {
+  try {
+    if ((await dummy.links()).some(({ name }) => name === deviceName)) return
+    await dummy.createDevice(deviceName)
+  } catch (error) {
+    if (error instanceof KernelError && error.errnoName === 'EEXIST') return
+    throw lacking(`device ${deviceName} cannot be made`, 'load the module: modprobe dummy', error)
+  }
+}
+
+function lacking(message: string, advice: string, cause?: unknown): ProxyError {
+  // The cause's own advice would be said twice.
+  const text = cause === undefined ? message : `${message}: ${describeError(cause)}`
+  return new ProxyError('PREFLIGHT', text, { advice })
+}

@@ -1,0 +1,109 @@
+import { isDeepStrictEqual } from 'node:util'
+import type { EndpointSliceRecord, ServicePortRecord, ServiceRecord } from '../model/cluster.ts'
+import type { Owner } from '../reconcile/layer.ts'
+
+/** A service port that must be planned again, and the Service it belongs to. */
+export interface DirtyPort {
+  readonly service: string
+  /** Undefined where the Service or its port is gone. */
+  readonly port: ServicePortRecord | undefined
+}
+
+const noSlices: ReadonlyMap<string, EndpointSliceRecord> = new Map()
+
+/** "namespace/name:port/PROTOCOL"; without ":port" where the port has no name. */
+export function ownerOf(service: string, port: ServicePortRecord): Owner {
+  return `${service}${port.name === '' ? '' : `:${port.name}`}/${port.protocol}`
+}
+
+/**
+ * The Services and EndpointSlices as last told, and the service ports that must be planned again. An event only marks
+ * ports dirty; any number of events on one object between two passes is planned once, from its last state.
+ */
+export class ClusterState {
+  readonly #services = new Map<string, ServiceRecord>()
+  readonly #slices = new Map<string, Map<string, EndpointSliceRecord>>()
+  readonly #serviceOfSlice = new Map<string, string>()
+  #dirty = new Map<Owner, DirtyPort>()
+  #dirtyServices = new Set<string>()
+  #dirtySlices = new Set<string>()
+
+  /** Whether this changed anything. */
+  setService(key: string, service: ServiceRecord | undefined): boolean {
+    const former = this.#services.get(key)
+    if (isDeepStrictEqual(former, service)) return false
+    for (const port of former?.ports ?? []) this.#dirty.set(ownerOf(key, port), { service: key, port: undefined })
+    for (const port of service?.ports ?? []) this.#dirty.set(ownerOf(key, port), { service: key, port })
+    if (service === undefined) this.#services.delete(key)
+    else this.#services.set(key, service)
+    this.#dirtyServices.add(key)
+    return true
+  }
+
+  /** Whether this changed anything. */
+  setSlice(key: string, slice: EndpointSliceRecord | undefined): boolean {
+    const formerService = this.#serviceOfSlice.get(key)
+    const former = formerService === undefined ? undefined : this.#slices.get(formerService)?.get(key)
+    if (isDeepStrictEqual(former, slice)) return false
+    if (formerService !== undefined && formerService !== slice?.service) {
+      const slices = this.#slices.get(formerService)
+      slices?.delete(key)
+      if (slices?.size === 0) this.#slices.delete(formerService)
+      this.#serviceOfSlice.delete(key)
+      this.#markService(formerService)
+    }
+    if (slice !== undefined) {
+      const slices = this.#slices.get(slice.service)
+      if (slices === undefined) this.#slices.set(slice.service, new Map([[key, slice]]))
+      else slices.set(key, slice)
+      this.#serviceOfSlice.set(key, slice.service)
+      this.#markService(slice.service)
+    }
+    this.#dirtySlices.add(key)
+    return true
+  }
+
+  /** The node facts changed: any plan may have used them. */
+  markAll(): void {
+    for (const key of this.#services.keys()) this.#markService(key)
+  }
+
+  mark(owner: Owner, dirty: DirtyPort): void {
+    if (!this.#dirty.has(owner)) this.#dirty.set(owner, dirty)
+  }
+
+  #markService(key: string): void {
+    for (const port of this.#services.get(key)?.ports ?? []) {
+      this.#dirty.set(ownerOf(key, port), { service: key, port })
+    }
+  }
+
+  /** Hands over what is dirty and starts afresh. */
+  take(): ReadonlyMap<Owner, DirtyPort> {
+    const dirty = this.#dirty
+    this.#dirty = new Map()
+    this.#dirtyServices = new Set()
+    this.#dirtySlices = new Set()
+    return dirty
+  }
+
+  service(key: string): ServiceRecord | undefined {
+    return this.#services.get(key)
+  }
+
+  slices(service: string): Iterable<EndpointSliceRecord> {
+    return (this.#slices.get(service) ?? noSlices).values()
+  }
+
+  get pendingServices(): number {
+    return this.#dirtyServices.size
+  }
+
+  get pendingSlices(): number {
+    return this.#dirtySlices.size
+  }
+
+  get serviceCount(): number {
+    return this.#services.size
+  }
+}

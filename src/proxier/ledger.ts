@@ -1,0 +1,180 @@
+import type { Owner } from '../reconcile/layer.ts'
+import type { SetRole } from '../model/sets.ts'
+import { serverKey } from '../model/virtual-server.ts'
+import type { Contribution, OutFilterDrop, ServerWant } from './contribution.ts'
+
+/** Where the ledger says what has come to be wanted and what no longer is. */
+export interface Sinks {
+  readonly sets: { want(role: SetRole, entry: string): void; unwant(role: SetRole, entry: string): void }
+  readonly servers: { want(key: string, want: ServerWant): void; unwant(key: string): void }
+  readonly addresses: { want(address: string): void; unwant(address: string): void }
+}
+
+/** Who wants a key: nearly always one owner, so that one is kept bare. */
+class Shares {
+  readonly #owners = new Map<string, Owner | Set<Owner>>()
+
+  /** Whether the key has become wanted by this. */
+  add(key: string, owner: Owner): boolean {
+    const present = this.#owners.get(key)
+    if (present === undefined) {
+      this.#owners.set(key, owner)
+      return true
+    }
+    if (typeof present !== 'string') present.add(owner)
+    else if (present !== owner) this.#owners.set(key, new Set([present, owner]))
+    return false
+  }
+
+  /** Whether the key has ceased to be wanted by this. */
+  remove(key: string, owner: Owner): boolean {
+    const present = this.#owners.get(key)
+    if (present === undefined) return false
+    if (typeof present === 'string') {
+      if (present !== owner) return false
+      this.#owners.delete(key)
+      return true
+    }
+    present.delete(owner)
+    if (present.size > 0) return false
+    this.#owners.delete(key)
+    return true
+  }
+
+  owners(key: string): Iterable<Owner> {
+    const present = this.#owners.get(key)
+    return present === undefined ? [] : typeof present === 'string' ? [present] : present
+  }
+
+  get size(): number {
+    return this.#owners.size
+  }
+}
+
+/** Two owners claim one virtual server; the first by name has it, the other waits. */
+export interface ServerConflict {
+  readonly server: string
+  readonly winner: Owner
+  readonly loser: Owner
+}
+
+/** Remembers each owner's last contribution and counts who wants what: the only place that counts. */
+export class Ledger {
+  readonly #sinks: Sinks
+  readonly #onConflict: (conflict: ServerConflict) => void
+  readonly #contributions = new Map<Owner, Contribution>()
+  readonly #members = new Map<SetRole, Shares>()
+  readonly #addresses = new Shares()
+  readonly #servers = new Map<string, Map<Owner, ServerWant>>()
+  readonly #drops = new Map<Owner, readonly OutFilterDrop[]>()
+
+  constructor(sinks: Sinks, onConflict: (conflict: ServerConflict) => void = () => {}) {
+    this.#sinks = sinks
+    this.#onConflict = onConflict
+  }
+
+  /** Puts an owner's new contribution in the place of its last one; undefined: the owner is gone. */
+  replace(owner: Owner, next: Contribution | undefined): void {
+    const last = this.#contributions.get(owner)
+    // New claims first: an entry that both have must not look unwanted in between.
+    if (next !== undefined) {
+      for (const { role, entry } of next.members) {
+        if (this.#shares(role).add(entry, owner)) this.#sinks.sets.want(role, entry)
+      }
+      for (const address of next.addresses) {
+        if (this.#addresses.add(address, owner)) this.#sinks.addresses.want(address)
+      }
+    }
+    if (last !== undefined) {
+      const members = new Set(next?.members.map(({ role, entry }) => `${role} ${entry}`))
+      for (const { role, entry } of last.members) {
+        if (members.has(`${role} ${entry}`)) continue
+        if (this.#shares(role).remove(entry, owner)) this.#sinks.sets.unwant(role, entry)
+      }
+      const addresses = new Set(next?.addresses)
+      for (const address of last.addresses) {
+        if (!addresses.has(address) && this.#addresses.remove(address, owner)) this.#sinks.addresses.unwant(address)
+      }
+    }
+    this.#replaceServers(owner, last?.servers ?? [], next?.servers ?? [])
+    if (next === undefined || next.drops.length === 0) this.#drops.delete(owner)
+    else this.#drops.set(owner, next.drops)
+    if (next === undefined) this.#contributions.delete(owner)
+    else this.#contributions.set(owner, next)
+  }
+
+  #replaceServers(owner: Owner, last: readonly ServerWant[], next: readonly ServerWant[]): void {
+    const touched = new Set<string>()
+    for (const want of next) {
+      const key = serverKey(want.server)
+      touched.add(key)
+      const claims = this.#servers.get(key)
+      if (claims === undefined) this.#servers.set(key, new Map([[owner, want]]))
+      else claims.set(owner, want)
+    }
+    for (const { server } of last) {
+      const key = serverKey(server)
+      if (touched.has(key)) continue
+      touched.add(key)
+      this.#servers.get(key)?.delete(owner)
+    }
+    for (const key of touched) {
+      const claims = this.#servers.get(key)
+      if (claims === undefined || claims.size === 0) {
+        this.#servers.delete(key)
+        this.#sinks.servers.unwant(key)
+        continue
+      }
+      const winner = this.#winner(claims)
+      if (claims.size > 1) {
+        for (const loser of claims.keys()) if (loser !== winner) this.#onConflict({ server: key, winner, loser })
+      }
+      this.#sinks.servers.want(key, claims.get(winner)!)
+    }
+  }
+
+  #winner(claims: ReadonlyMap<Owner, ServerWant>): Owner {
+    let winner: Owner | undefined
+    for (const owner of claims.keys()) if (winner === undefined || owner < winner) winner = owner
+    return winner!
+  }
+
+  #shares(role: SetRole): Shares {
+    let shares = this.#members.get(role)
+    if (shares === undefined) this.#members.set(role, (shares = new Shares()))
+    return shares
+  }
+
+  memberOwners(role: SetRole, entry: string): Iterable<Owner> {
+    return this.#members.get(role)?.owners(entry) ?? []
+  }
+
+  addressOwners(address: string): Iterable<Owner> {
+    return this.#addresses.owners(address)
+  }
+
+  serverOwners(key: string): Iterable<Owner> {
+    const claims = this.#servers.get(key)
+    return claims === undefined ? [] : [this.#winner(claims)]
+  }
+
+  owners(): Iterable<Owner> {
+    return this.#contributions.keys()
+  }
+
+  /** Roles of sets that have at least one member. */
+  nonEmptyRoles(): Set<SetRole> {
+    const roles = new Set<SetRole>()
+    for (const [role, shares] of this.#members) if (shares.size > 0) roles.add(role)
+    return roles
+  }
+
+  drops(): OutFilterDrop[] {
+    return [...this.#drops.values()].flat()
+  }
+
+  /** How many owners' plans found no local endpoint, by policy. */
+  noLocal(owner: Owner): Contribution['noLocal'] {
+    return this.#contributions.get(owner)?.noLocal ?? []
+  }
+}

@@ -1,0 +1,61 @@
+import type { Clock } from '../lib/clock.ts'
+
+export interface PacerOptions {
+  /** A run starts at least this long after the end of the one before. */
+  readonly minInterval: number
+  /** At least one full run in this time. */
+  readonly maxInterval: number
+  /** First wait after a failed run; doubles up to maxInterval. */
+  readonly retryInterval: number
+  readonly clock: Clock
+}
+
+/** Why a run takes place: 'period' and 'retry' read the whole kernel state back. */
+export type RunReason = 'change' | 'period' | 'retry'
+
+/**
+ * Three promises: not more often than, not less often than, and retry after. Runs never overlap; any number of requests
+ * during a run give one run after it.
+ */
+export class Pacer {
+  readonly #options: PacerOptions
+  readonly #run: (reason: RunReason) => Promise<boolean>
+  #requested = false
+  #wake = new AbortController()
+
+  /** `run` answers whether all went well. */
+  constructor(options: PacerOptions, run: (reason: RunReason) => Promise<boolean>) {
+    this.#options = options
+    this.#run = run
+  }
+
+  request(): void {
+    this.#requested = true
+    this.#wake.abort()
+  }
+
+  /** The first run is a 'period' one and starts at once. */
+  async loop(signal: AbortSignal): Promise<void> {
+    const { clock, minInterval, maxInterval, retryInterval } = this.#options
+    let reason: RunReason = 'period'
+    let retry = 0
+    let lastFull = 0
+    while (!signal.aborted) {
+      this.#requested = false
+      this.#wake = new AbortController()
+      const well = await this.#run(reason)
+      const ended = clock.now()
+      if (reason !== 'change') lastFull = ended
+      retry = well ? 0 : Math.min(retry === 0 ? retryInterval : retry * 2, maxInterval)
+      const fullAt = lastFull + maxInterval
+      const dueAt = retry > 0 ? Math.min(ended + retry, fullAt) : fullAt
+      while (!signal.aborted && !this.#requested && clock.now() < dueAt) {
+        await clock.sleep(dueAt - clock.now(), AbortSignal.any([signal, this.#wake.signal]))
+      }
+      const early = ended + minInterval
+      if (clock.now() < early) await clock.sleep(early - clock.now(), signal)
+      // After a failure the memory of the kernel is not to be trusted: whatever comes next reads it back.
+      reason = clock.now() >= fullAt ? 'period' : retry > 0 ? 'retry' : 'change'
+    }
+  }
+}

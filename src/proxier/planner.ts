@@ -1,0 +1,132 @@
+import { cidrContains, parseCidr, familyOf, type Family, type Protocol } from '../model/address.ts'
+import type { ServicePortRecord, ServiceRecord } from '../model/cluster.ts'
+import type { SetRole } from '../model/sets.ts'
+import { serverFlags, type Destination } from '../model/virtual-server.ts'
+import type { Contribution, OutFilterDrop, ServerWant, SetMember } from './contribution.ts'
+import { chooseEndpoints, type PortEndpoint, type Topology } from './endpoint-choice.ts'
+
+/** What a plan needs to know of the node; a change of any of it dirties every service port. */
+export interface NodeFacts extends Topology {
+  readonly family: Family
+  /** Addresses of the node on any link but the dummy device. */
+  readonly nodeAddresses: ReadonlySet<string>
+  /** Those that node ports are served on. */
+  readonly nodePortAddresses: readonly string[]
+  /** The node's IP of this family, "" where unknown: decides whether a source range admits the node itself. */
+  readonly nodeIP: string
+  readonly scheduler: string
+}
+
+const nodePortRoles: Readonly<Record<Protocol, { all: SetRole; local: SetRole }>> = {
+  TCP: { all: 'nodePortTCP', local: 'nodePortLocalTCP' },
+  UDP: { all: 'nodePortUDP', local: 'nodePortLocalUDP' },
+  SCTP: { all: 'nodePortSCTP', local: 'nodePortLocalSCTP' },
+}
+
+export const nothing: Contribution = { servers: [], members: [], addresses: [], drops: [], noLocal: [] }
+
+/**
+ * What one port of a Service needs in the kernel of this node: pure. `endpoints` are all of the port's, whatever
+ * their conditions. A Service without a cluster IP of the family needs nothing.
+ */
+export function planPort(
+  service: ServiceRecord,
+  port: ServicePortRecord,
+  endpoints: readonly PortEndpoint[],
+  facts: NodeFacts,
+): Contribution {
+  const ofFamily = (address: string): boolean => familyOf(address) === facts.family
+  const clusterIP = service.clusterIPs.find(ofFamily)
+  if (clusterIP === undefined) return nothing
+
+  const choice = chooseEndpoints(service, port, endpoints, facts)
+  const servers: ServerWant[] = []
+  const members: SetMember[] = []
+  const addresses = new Set<string>()
+  const drops: OutFilterDrop[] = []
+  const noLocal = new Set<'internal' | 'external'>()
+  const protocol = port.protocol.toLowerCase()
+  const add = (role: SetRole, entry: string): void => void members.push({ role, entry })
+
+  const serve = (address: string, number: number, localOnly: boolean): void => {
+    const local = localOnly ? (choice.local ?? []) : []
+    // With no local endpoint kube-proxy falls back to all: pods of this node must still reach the address.
+    const list = local.length > 0 ? local : (choice.cluster ?? [])
+    if (localOnly && local.length === 0 && choice.hasUsable) {
+      if (service.internalLocal) noLocal.add('internal')
+      if (service.externalLocal) noLocal.add('external')
+    }
+    servers.push({
+      server: {
+        family: facts.family,
+        protocol: port.protocol,
+        address,
+        port: number,
+        scheduler: facts.scheduler,
+        flags:
+          (service.affinitySeconds > 0 ? serverFlags.persistent : 0) |
+          (facts.scheduler === 'mh' ? serverFlags.schedulerFlag2 : 0),
+        timeout: service.affinitySeconds,
+      },
+      destinations: list.map(toDestination),
+    })
+  }
+  // An address of the node's own stays where it is: bound to the dummy device, it would shut out the node's services.
+  const bind = (address: string, always: boolean): void => {
+    if (!always && facts.nodeAddresses.has(address)) return
+    addresses.add(address)
+    add('ipvsIPs', address)
+  }
+
+  for (const endpoint of endpoints) {
+    if (endpoint.local) add('loopBack', `${endpoint.address},${protocol}:${endpoint.port},${endpoint.address}`)
+  }
+
+  serve(clusterIP, port.port, service.internalLocal)
+  add('clusterIP', `${clusterIP},${protocol}:${port.port}`)
+  bind(clusterIP, true)
+
+  for (const address of service.externalIPs.filter(ofFamily)) {
+    serve(address, port.port, service.externalLocal)
+    add(service.externalLocal ? 'externalIPLocal' : 'externalIP', `${address},${protocol}:${port.port}`)
+    bind(address, false)
+  }
+
+  for (const address of service.loadBalancerIPs.filter(ofFamily)) {
+    const entry = `${address},${protocol}:${port.port}`
+    serve(address, port.port, service.externalLocal)
+    add('loadBalancer', entry)
+    if (service.externalLocal) add('loadBalancerLocal', entry)
+    const ranges = service.sourceRanges.map((text) => parseCidr(text)!).filter((range) => range.family === facts.family)
+    if (ranges.length > 0) {
+      add('loadBalancerFirewall', entry)
+      for (const range of ranges) add('loadBalancerSourceCIDR', `${entry},${range.address}/${range.prefix}`)
+      // The node's packets to a bound address carry that address as source.
+      if (facts.nodeIP !== '' && ranges.some((range) => cidrContains(range, facts.nodeIP))) {
+        add('loadBalancerSourceIP', `${entry},${address}`)
+      } else drops.push({ address, protocol: port.protocol, port: port.port })
+    }
+    bind(address, false)
+  }
+
+  if (port.nodePort !== 0 && facts.nodePortAddresses.length > 0) {
+    const roles = nodePortRoles[port.protocol]
+    const entries =
+      port.protocol === 'SCTP'
+        ? facts.nodePortAddresses.map((address) => `${address},sctp:${port.nodePort}`)
+        : [String(port.nodePort)]
+    for (const entry of entries) {
+      add(roles.all, entry)
+      if (service.externalLocal) add(roles.local, entry)
+    }
+    for (const address of facts.nodePortAddresses) serve(address, port.nodePort, service.externalLocal)
+  }
+
+  if (service.healthCheckNodePort !== 0) add('healthCheckNodePort', String(service.healthCheckNodePort))
+
+  return { servers, members, addresses: [...addresses], drops, noLocal: [...noLocal] }
+}
+
+function toDestination(endpoint: PortEndpoint): Destination {
+  return { address: endpoint.address, port: endpoint.port, weight: 1 }
+}
