@@ -15,6 +15,8 @@ export interface DummyLayerOptions {
   /** Addresses in these ranges that this process did not bind itself stay on the device. */
   readonly excludeCIDRs: readonly Cidr[]
   readonly ownersOf: (address: string) => Iterable<Owner>
+  /** Whether drift of the device itself is told: the families share it, one of them speaks for both. */
+  readonly speaksForDevice: boolean
 }
 
 /**
@@ -52,13 +54,13 @@ export class DummyLayer implements Layer {
     await this.#findDevice()
     if (this.#index === undefined) {
       // Its addresses went with it: one thing happened, one line says so.
-      if (hadDevice) report('device', deviceName, 'missing')
+      if (hadDevice && this.#options.speaksForDevice) report('device', deviceName, 'missing')
       this.#addresses.observedAll(new Map())
       this.#adopted = true
       return drifts
     }
     const replaced = hadDevice && former !== this.#index
-    if (replaced) report('device', deviceName, 'changed')
+    if (replaced && this.#options.speaksForDevice) report('device', deviceName, 'changed')
     const now = new Map<string, true>()
     for (const { linkIndex, family, address } of await this.#options.dummy.addresses()) {
       if (linkIndex !== this.#index || family !== this.#options.family || isIPv6LinkLocal(address)) continue

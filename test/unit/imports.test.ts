@@ -1,0 +1,41 @@
+import { readdirSync, readFileSync } from 'node:fs'
+import { dirname, join, relative, resolve } from 'node:path'
+import { expect, test } from 'vitest'
+
+const src = resolve(import.meta.dirname, '../../src')
+
+/** Who may look at whom: the table of ARCHITECTURE.md. */
+const rooms: Record<string, string[]> = {
+  lib: [],
+  model: ['lib'],
+  netlink: ['lib', 'model'],
+  reconcile: ['lib'],
+  ipvs: ['lib', 'model', 'reconcile', 'netlink'],
+  ipset: ['lib', 'model', 'reconcile', 'netlink'],
+  dummy: ['lib', 'model', 'reconcile', 'netlink'],
+  iptables: ['lib', 'model', 'reconcile'],
+  config: ['lib', 'model'],
+  metrics: ['lib', 'model'],
+  kube: ['lib', 'model'],
+  health: ['lib', 'model'],
+  proxier: ['lib', 'model', 'reconcile'],
+  cli: ['config', 'lib'],
+}
+
+test.each(Object.entries(rooms))('%s imports only what it may', (room, allowed) => {
+  const wrong: string[] = []
+  for (const file of readdirSync(join(src, room), { recursive: true, encoding: 'utf8' })) {
+    if (!file.endsWith('.ts')) continue
+    const path = join(src, room, file)
+    for (const [, from] of readFileSync(path, 'utf8').matchAll(/from '(\.[^']+)'/g)) {
+      const target = relative(src, resolve(dirname(path), from!)).split('/')[0]!
+      if (target !== room && !allowed.includes(target)) wrong.push(`${room}/${file} → ${target}`)
+    }
+  }
+  expect(wrong).toEqual([])
+})
+
+test('every room is in the table', () => {
+  const folders = readdirSync(src, { withFileTypes: true }).filter((entry) => entry.isDirectory())
+  expect(folders.map(({ name }) => name).sort()).toEqual(Object.keys(rooms).sort())
+})
