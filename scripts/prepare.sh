@@ -1,0 +1,57 @@
+#!/usr/bin/env bash
+# Installs what is missing, after saying what: npm packages, Debian packages, and Debian's kernel for the guest, unpacked
+# into .cache/ of the project; nothing goes into this machine's /boot.
+#   scripts/prepare.sh [--no-guest]
+set -euo pipefail
+project=$(cd "$(dirname "$0")/.." && pwd -P)
+cd "$project"
+say() { echo "prepare: $*"; }
+
+if [ ! -e node_modules/.package-lock.json ] || [ package-lock.json -nt node_modules/.package-lock.json ]; then
+  say 'installing npm packages (npm ci)'
+  npm ci --no-audit --no-fund --loglevel=error
+  touch node_modules/.package-lock.json
+fi
+
+tools=(ipvsadm:ipvsadm ipset:ipset iptables:iptables ip:iproute2 curl:curl modprobe:kmod sysctl:procps)
+[ "${1:-}" = --no-guest ] || tools+=(qemu-system-x86_64:qemu-system-x86 busybox:busybox-static cpio:cpio gzip:gzip)
+missing=()
+for tool in "${tools[@]}"; do
+  PATH=$PATH:/usr/sbin:/sbin command -v "${tool%%:*}" > /dev/null || missing+=("${tool##*:}")
+done
+need_kernel=no
+[ "${1:-}" = --no-guest ] || ls .cache/kernel/boot/vmlinuz-* > /dev/null 2>&1 || need_kernel=yes
+
+if [ ${#missing[@]} -gt 0 ] || [ $need_kernel = yes ]; then
+  if ! command -v apt-get > /dev/null; then
+    say "this is not Debian; please install: ${missing[*]:-}, and for the guest put Debian's kernel package, unpacked, into .cache/kernel" >&2
+    exit 3
+  fi
+  if [ ${#missing[@]} -gt 0 ] && [ "$(id -u)" != 0 ]; then
+    say "not root; please run: apt-get install --no-install-recommends ${missing[*]}" >&2
+    exit 3
+  fi
+fi
+updated=no
+update() {
+  [ $updated = yes ] || apt-get update -qq
+  updated=yes
+}
+if [ ${#missing[@]} -gt 0 ]; then
+  say "installing Debian packages: ${missing[*]}"
+  update
+  DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" > /dev/null
+fi
+if [ $need_kernel = yes ]; then
+  [ "$(id -u)" != 0 ] || update
+  package=$(apt-cache depends linux-image-amd64 | awk '/Depends: linux-image-[0-9]/ { print $2; exit }')
+  [ -n "$package" ] || { say 'no package linux-image-amd64 to be had' >&2; exit 3; }
+  say "unpacking the kernel of $package into .cache/kernel"
+  rm -rf .cache/kernel .cache/download
+  mkdir -p .cache/download
+  # apt drops its privileges to download; a folder it may not write to only makes it complain.
+  (cd .cache/download && apt-get download -qq -o APT::Sandbox::User=root "$package")
+  dpkg -x .cache/download/*.deb .cache/kernel
+  rm -rf .cache/download
+  for folder in .cache/kernel/lib/modules/*; do PATH=$PATH:/usr/sbin:/sbin depmod -b .cache/kernel "${folder##*/}"; done
+fi

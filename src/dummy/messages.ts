@@ -1,0 +1,157 @@
+import { ProxyError, type KernelError } from '../lib/errors.ts'
+import { addressBytes, addressText } from '../model/address.ts'
+import { attributes, bytes, nested, text, u32 } from '../netlink/attributes.ts'
+import type { Message } from '../netlink/connection.ts'
+import { errno, kernelError } from '../netlink/errno.ts'
+import { flags } from '../netlink/header.ts'
+import type { InterfaceAddress, Link } from './dummy.ts'
+
+/** RTM_* of linux/rtnetlink.h. */
+export const messageTypes = {
+  newLink: 16,
+  deleteLink: 17,
+  getLink: 18,
+  newAddress: 20,
+  deleteAddress: 21,
+  getAddress: 22,
+} as const
+
+/** struct ifinfomsg of linux/rtnetlink.h: family u8, pad, type u16, index i32, flags u32, change u32. */
+const linkHeaderLength = 16
+/** struct ifaddrmsg of linux/if_addr.h: family u8, prefix u8, flags u8, scope u8, index u32. */
+const addressHeaderLength = 8
+/** RTEXT_FILTER_SKIP_STATS: counters nobody reads are most of a link's dump. */
+const skipStatistics = 8
+const families = { inet: 2, inet6: 10 } as const
+
+/** IFLA_INFO_* of linux/if_link.h. */
+export const linkInfoAttributes = attributes('link info', { kind: [1, text] })
+
+/** IFLA_* of linux/if_link.h. */
+export const linkAttributes = attributes('link', {
+  name: [3, text],
+  info: [18, nested(linkInfoAttributes)],
+  extendedMask: [29, u32],
+})
+
+/** IFA_* of linux/if_addr.h. */
+export const addressAttributes = attributes('address', { address: [1, bytes], local: [2, bytes] })
+
+type LinkAttributes = Parameters<typeof linkAttributes.write>[1]
+
+function linkMessage(type: number, extra: number, value: LinkAttributes): Message {
+  return {
+    type,
+    flags: extra,
+    write: (writer) => {
+      const at = writer.reserve(linkHeaderLength)
+      writer.buffer.fill(0, at, at + linkHeaderLength)
+      linkAttributes.write(writer, value)
+    },
+  }
+}
+
+export function createDeviceMessage(name: string): Message {
+  return linkMessage(messageTypes.newLink, flags.create | flags.exclusive, { name, info: { kind: 'dummy' } })
+}
+
+export function deleteDeviceMessage(name: string): Message {
+  return linkMessage(messageTypes.deleteLink, 0, { name })
+}
+
+export function listLinksMessage(): Message {
+  return linkMessage(messageTypes.getLink, 0, { extendedMask: skipStatistics })
+}
+
+/** A /32 or /128 of global scope. */
+function addressMessage(type: number, extra: number, linkIndex: number, address: string): Message {
+  return {
+    type,
+    flags: extra,
+    write: (writer) => {
+      const host = addressBytes(address)
+      const at = writer.reserve(addressHeaderLength)
+      writer.buffer.fill(0, at, at + addressHeaderLength)
+      writer.buffer[at] = host.length === 4 ? families.inet : families.inet6
+      writer.buffer[at + 1] = host.length * 8
+      writer.buffer.writeUInt32LE(linkIndex, at + 4)
+      addressAttributes.write(writer, host.length === 4 ? { address: host, local: host } : { address: host })
+    },
+  }
+}
+
+export function bindMessage(linkIndex: number, address: string): Message {
+  return addressMessage(messageTypes.newAddress, flags.create | flags.exclusive, linkIndex, address)
+}
+
+export function unbindMessage(linkIndex: number, address: string): Message {
+  return addressMessage(messageTypes.deleteAddress, 0, linkIndex, address)
+}
+
+export function listAddressesMessage(): Message {
+  return {
+    type: messageTypes.getAddress,
+    write: (writer) => {
+      const at = writer.reserve(addressHeaderLength)
+      writer.buffer.fill(0, at, at + addressHeaderLength)
+    },
+  }
+}
+
+function refuseShort(payload: Buffer, length: number, path: string): void {
+  if (payload.length < length) {
+    throw new ProxyError('CODEC', `${path} at byte 0: ${payload.length} bytes instead of ${length}`, {
+      path,
+      offset: 0,
+    })
+  }
+}
+
+/** One link of a dump (payload after nlmsghdr). */
+export function decodeLink(payload: Buffer): Link {
+  refuseShort(payload, linkHeaderLength, 'ifinfomsg')
+  const { name, info } = linkAttributes.decode(payload, linkHeaderLength)
+  return { index: payload.readInt32LE(4), name: name ?? '', kind: info?.kind ?? '' }
+}
+
+/** One address of a dump (payload after nlmsghdr); undefined for families other than IP. */
+export function decodeInterfaceAddress(payload: Buffer): InterfaceAddress | undefined {
+  refuseShort(payload, addressHeaderLength, 'ifaddrmsg')
+  const family = payload[0] === families.inet ? 'IPv4' : payload[0] === families.inet6 ? 'IPv6' : undefined
+  // Where there is a peer, IFA_ADDRESS is the peer's and IFA_LOCAL ours.
+  const { address, local } = addressAttributes.decode(payload, addressHeaderLength)
+  const own = local ?? address
+  if (family === undefined || own === undefined) return undefined
+  if (own.length !== (family === 'IPv4' ? 4 : 16)) {
+    throw new ProxyError('CODEC', `address: ${own.length} bytes for ${family}`, { path: 'address', offset: 0 })
+  }
+  return { linkIndex: payload.readUInt32LE(4), family, address: addressText(own), prefix: payload[1]! }
+}
+
+export function bindError(value: number, linkIndex: number, address: string): KernelError {
+  const advice =
+    value === errno.ENODEV
+      ? 'the device is gone'
+      : (value === errno.EACCES || value === errno.EOPNOTSUPP) && address.includes(':')
+        ? 'IPv6 is disabled: look at net.ipv6.conf.all.disable_ipv6'
+        : undefined
+  return kernelError(value, 'add address', `${address} to link ${linkIndex}`, advice)
+}
+
+export function unbindError(value: number, linkIndex: number, address: string): KernelError {
+  return kernelError(value, 'delete address', `${address} from link ${linkIndex}`)
+}
+
+export function createDeviceError(value: number, name: string): KernelError {
+  const advice = value === errno.EOPNOTSUPP ? 'modprobe dummy' : undefined
+  return kernelError(value, 'create', `dummy device ${name}`, advice)
+}
+
+export function deleteDeviceError(value: number, name: string): KernelError {
+  return kernelError(value, 'delete', `dummy device ${name}`)
+}
+
+/** An absent address, or a device that is gone with all of its addresses. */
+export function isGone(value: number): boolean {
+  return value === errno.EADDRNOTAVAIL || value === errno.ENODEV || value === errno.ENXIO
+}

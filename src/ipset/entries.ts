@@ -1,0 +1,95 @@
+import { addressBytes, addressText, canonicalAddress, familyOf, parseCidr, type Family } from '../model/address.ts'
+import type { SetType } from '../model/sets.ts'
+import { attributes, nested, net16, netIPv4, netIPv6, u32, u8, type AttributesOf } from '../netlink/attributes.ts'
+import type { SetSpec } from './ipset.ts'
+
+/** IPSET_ATTR_IPADDR_* of linux/netfilter/ipset/ip_set.h. */
+export const addressAttributes = attributes('ipset address', { ipv4: [1, netIPv4], ipv6: [2, netIPv6] })
+
+/** IPSET_ATTR_* of one entry (CADT and ADT parts) of linux/netfilter/ipset/ip_set.h. */
+export const entryAttributes = attributes('ipset entry', {
+  ip: [1, nested(addressAttributes)],
+  cidr: [3, u8],
+  port: [4, net16],
+  proto: [7, u8],
+  line: [9, u32],
+  ip2: [20, nested(addressAttributes)],
+  cidr2: [21, u8],
+})
+export type EntryAttributes = AttributesOf<typeof entryAttributes>
+
+const protocols = new Map([
+  ['tcp', 6],
+  ['udp', 17],
+  ['sctp', 132],
+])
+const protocolNames = new Map([...protocols].map(([name, number]) => [number, name]))
+
+const partsByType: Readonly<Record<SetType, number>> = {
+  'bitmap:port': 1,
+  'hash:ip': 1,
+  'hash:ip,port': 2,
+  'hash:ip,port,ip': 3,
+  'hash:ip,port,net': 3,
+}
+
+function parseAddress(text: string | undefined, family: Family): AttributesOf<typeof addressAttributes> | undefined {
+  const address = text === undefined ? undefined : canonicalAddress(text)
+  if (address === undefined || familyOf(address) !== family) return undefined
+  return family === 'IPv4' ? { ipv4: addressBytes(address) } : { ipv6: addressBytes(address) }
+}
+
+function parsePort(text: string | undefined): number | undefined {
+  return text !== undefined && /^[0-9]{1,5}$/.test(text) && Number(text) <= 65535 ? Number(text) : undefined
+}
+
+/** The attributes of an entry; undefined where the text is no entry of such a set. */
+export function parseEntry(set: Pick<SetSpec, 'type' | 'family'>, text: string): EntryAttributes | undefined {
+  const parts = text.split(',')
+  if (parts.length !== partsByType[set.type]) return undefined
+  if (set.type === 'bitmap:port') {
+    const port = parsePort(text)
+    return port === undefined ? undefined : { port }
+  }
+  const ip = parseAddress(parts[0], set.family)
+  if (ip === undefined) return undefined
+  if (set.type === 'hash:ip') return { ip }
+  const [name = '', portText] = parts[1]!.split(':')
+  const proto = protocols.get(name)
+  const port = parsePort(portText)
+  if (proto === undefined || port === undefined) return undefined
+  if (set.type === 'hash:ip,port') return { ip, port, proto }
+  if (set.type === 'hash:ip,port,ip') {
+    const ip2 = parseAddress(parts[2], set.family)
+    return ip2 === undefined ? undefined : { ip, port, proto, ip2 }
+  }
+  const whole = set.family === 'IPv4' ? 32 : 128
+  const cidr = parseCidr(parts[2]!.includes('/') ? parts[2]! : `${parts[2]}/${whole}`)
+  const ip2 = parseAddress(cidr?.address, set.family)
+  return cidr === undefined || ip2 === undefined ? undefined : { ip, port, proto, ip2, cidr2: cidr.prefix }
+}
+
+function writtenAddress(value: AttributesOf<typeof addressAttributes> | undefined): string {
+  const address = value?.ipv4 ?? value?.ipv6
+  return address === undefined ? '' : addressText(address)
+}
+
+/** An entry as `ipset save` prints it: a whole-address prefix (/32, /128) is left out. */
+export function entryText(type: SetType, entry: EntryAttributes): string {
+  if (type === 'bitmap:port') return String(entry.port ?? 0)
+  const ip = writtenAddress(entry.ip)
+  if (type === 'hash:ip') return ip
+  const proto = entry.proto ?? 0
+  const port = `${ip},${protocolNames.get(proto) ?? proto}:${entry.port ?? 0}`
+  if (type === 'hash:ip,port') return port
+  const ip2 = writtenAddress(entry.ip2)
+  const whole = ip2.includes(':') ? 128 : 32
+  const prefix = type === 'hash:ip,port,net' && (entry.cidr2 ?? whole) !== whole ? `/${entry.cidr2}` : ''
+  return `${port},${ip2}${prefix}`
+}
+
+/** The text under which the kernel lists an entry; undefined where the text is no entry of such a set. */
+export function canonicalEntry(set: Pick<SetSpec, 'type' | 'family'>, text: string): string | undefined {
+  const entry = parseEntry(set, text)
+  return entry === undefined ? undefined : entryText(set.type, entry)
+}

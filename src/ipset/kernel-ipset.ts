@@ -1,0 +1,175 @@
+import type { KernelError } from '../lib/errors.ts'
+import type { SetType } from '../model/sets.ts'
+import { Connection, type Message } from '../netlink/connection.ts'
+import { errno, kernelError } from '../netlink/errno.ts'
+import { protocols } from '../netlink/header.ts'
+import { entryText, parseEntry, type EntryAttributes } from './entries.ts'
+import type { Ipset, ObservedSet, SetSpec } from './ipset.ts'
+import {
+  changeEntriesMessage,
+  createMessage,
+  decodeCommand,
+  decodeSet,
+  destroyMessage,
+  entriesPerMessage,
+  entryError,
+  failedLine,
+  ipsetError,
+  knownRevisions,
+  listMessage,
+  malformedEntryError,
+  namesMessage,
+  protocolMessage,
+  swapMessage,
+  typeMessage,
+} from './messages.ts'
+
+interface ParsedEntry {
+  readonly text: string
+  readonly attributes: EntryAttributes
+}
+
+/** The kernel's ipset by nfnetlink. */
+export class KernelIpset implements Ipset {
+  readonly #connection: Connection
+  readonly #revisions = new Map<SetType, number>()
+
+  /** `connect` gives a connection of NETLINK_NETFILTER. */
+  constructor(connect: () => Connection = () => Connection.open(protocols.netfilter)) {
+    this.#connection = connect()
+  }
+
+  /** Opens the socket and has the kernel load ip_set; throws KernelError where it has none. */
+  static async open(): Promise<KernelIpset> {
+    const ipset = new KernelIpset()
+    try {
+      await ipset.protocol()
+    } catch (error) {
+      ipset.close()
+      throw error
+    }
+    return ipset
+  }
+
+  async protocol(): Promise<number> {
+    const reply = await this.#connection.request(protocolMessage())
+    const [payload] = reply.payloads
+    const version = payload === undefined ? undefined : decodeCommand(payload).protocol
+    if (reply.errno !== 0 || version === undefined) {
+      throw kernelError(reply.errno === 0 ? errno.EPROTO : reply.errno, 'read', 'ipset protocol', 'modprobe ip_set')
+    }
+    return version
+  }
+
+  async create(spec: SetSpec): Promise<void> {
+    await this.#do(createMessage(spec, await this.#revision(spec)), 'create', `set ${spec.name}`, spec)
+  }
+
+  add(set: SetSpec, entries: readonly string[]): Promise<ReadonlyMap<string, KernelError>> {
+    return this.#change('add', set, entries)
+  }
+
+  remove(set: SetSpec, entries: readonly string[]): Promise<ReadonlyMap<string, KernelError>> {
+    return this.#change('remove', set, entries)
+  }
+
+  async list(name: string): Promise<ObservedSet | undefined> {
+    const reply = await this.#connection.dump(listMessage(name))
+    if (reply.errno === errno.ENOENT) return undefined
+    if (reply.errno !== 0) throw ipsetError(reply.errno, 'list', `set ${name}`)
+    return decodeSet(reply.payloads, entryText)
+  }
+
+  async names(): Promise<readonly string[]> {
+    const reply = await this.#connection.dump(namesMessage())
+    if (reply.errno !== 0) throw ipsetError(reply.errno, 'list', 'names of sets')
+    return reply.payloads.flatMap((payload) => decodeCommand(payload).setName ?? [])
+  }
+
+  async swap(from: string, to: string): Promise<void> {
+    await this.#do(swapMessage(from, to), 'swap', `set ${from} with ${to}`)
+  }
+
+  async destroy(name: string): Promise<void> {
+    await this.#do(destroyMessage(name), 'destroy', `set ${name}`)
+  }
+
+  close(): void {
+    this.#connection.close()
+  }
+
+  async #change(
+    kind: 'add' | 'remove',
+    set: SetSpec,
+    entries: readonly string[],
+  ): Promise<ReadonlyMap<string, KernelError>> {
+    const operation = kind === 'add' ? 'add' : 'delete'
+    const refused = new Map<string, KernelError>()
+    const parsed: ParsedEntry[] = []
+    for (const text of entries) {
+      const attributes = parseEntry(set, text)
+      if (attributes === undefined) refused.set(text, malformedEntryError(operation, text, set))
+      else parsed.push({ text, attributes })
+    }
+    const refuse = (entry: ParsedEntry, value: number): void => {
+      refused.set(entry.text, entryError(value, operation, entry.text, set))
+    }
+    const chunks: ParsedEntry[][] = []
+    const size = entriesPerMessage(set)
+    for (let from = 0; from < parsed.length; from += size) chunks.push(parsed.slice(from, from + size))
+    // What follows a bad entry in its message was not looked at. It goes again one entry a message: where one is
+    // bad, many may be (a full set), and another round per bad entry would take time in the square of them.
+    const rest = await this.#send(kind, set, chunks, refuse)
+    await this.#send(
+      kind,
+      set,
+      rest.map((entry) => [entry]),
+      refuse,
+    )
+    return refused
+  }
+
+  /** Sends chunks; answers the entries that stand behind a bad one of their chunk. */
+  async #send(
+    kind: 'add' | 'remove',
+    set: SetSpec,
+    chunks: readonly (readonly ParsedEntry[])[],
+    refuse: (entry: ParsedEntry, value: number) => void,
+  ): Promise<ParsedEntry[]> {
+    const lines = new Map<number, number>()
+    const messages = chunks.map((chunk): Message => {
+      return changeEntriesMessage(
+        kind,
+        set,
+        chunk.map((entry) => entry.attributes),
+      )
+    })
+    const results = await this.#connection.batch(messages, (index, _value, echo) => lines.set(index, failedLine(echo)))
+    return chunks.flatMap((chunk, index) => {
+      const result = results[index] ?? 0
+      if (result === 0) return []
+      const line = lines.get(index) ?? 0
+      const bad = chunk[line - 1]
+      // No line: the set itself is the matter, and with it every entry.
+      for (const entry of bad === undefined ? chunk : [bad]) refuse(entry, result)
+      return bad === undefined ? [] : chunk.slice(line)
+    })
+  }
+
+  async #revision(spec: SetSpec): Promise<number> {
+    const known = this.#revisions.get(spec.type)
+    if (known !== undefined) return known
+    const reply = await this.#connection.request(typeMessage(spec))
+    if (reply.errno !== 0) throw ipsetError(reply.errno, 'create', `set ${spec.name}`, spec)
+    const [payload] = reply.payloads
+    const newest = payload === undefined ? 0 : (decodeCommand(payload).revision ?? 0)
+    const revision = Math.min(newest, knownRevisions.get(spec.type) ?? newest)
+    this.#revisions.set(spec.type, revision)
+    return revision
+  }
+
+  async #do(message: Message, operation: string, object: string, set?: SetSpec): Promise<void> {
+    const reply = await this.#connection.request(message)
+    if (reply.errno !== 0) throw ipsetError(reply.errno, operation, object, set)
+  }
+}

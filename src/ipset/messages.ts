@@ -1,0 +1,250 @@
+import { ProxyError, type KernelError } from '../lib/errors.ts'
+import type { SetType } from '../model/sets.ts'
+import { attributes, nested, nestedList, net16, net32, text, u32, u8, type Writer } from '../netlink/attributes.ts'
+import type { Message } from '../netlink/connection.ts'
+import { errno, kernelError } from '../netlink/errno.ts'
+import { flags } from '../netlink/header.ts'
+import { entryAttributes, type EntryAttributes } from './entries.ts'
+import type { ObservedSet, SetSpec } from './ipset.ts'
+
+/** NFNL_SUBSYS_IPSET of linux/netfilter/nfnetlink.h. */
+const subsystem = 6
+/** struct nfgenmsg: family u8, version u8, resource be16. */
+const headerLength = 4
+/** IPSET_PROTOCOL_MIN: kernels of both protocols 6 and 7 take it, and nothing we need differs. */
+const protocolVersion = 6
+
+/** IPSET_CMD_* of linux/netfilter/ipset/ip_set.h. */
+export const commands = {
+  protocol: 1,
+  create: 2,
+  destroy: 3,
+  swap: 6,
+  list: 7,
+  add: 9,
+  remove: 10,
+  type: 13,
+} as const
+
+/** IPSET_FLAG_LIST_SETNAME. */
+const listNamesFlag = 2
+
+const families = { IPv4: 2, IPv6: 10 } as const
+
+/** Create-only IPSET_ATTR_*. */
+export const createAttributes = attributes('ipset set', {
+  port: [4, net16],
+  portTo: [5, net16],
+  hashsize: [18, net32],
+  maxelem: [19, net32],
+  references: [25, net32],
+})
+
+const head = {
+  protocol: [1, u8],
+  setName: [2, text],
+  typeName: [3, text], // also the second name of a swap
+  revision: [4, u8],
+  family: [5, u8],
+  flags: [6, net32],
+} as const
+
+/** IPSET_ATTR_* at command level of linux/netfilter/ipset/ip_set.h; DATA describes a set. */
+export const commandAttributes = attributes('ipset command', {
+  ...head,
+  data: [7, nested(createAttributes)],
+  entries: [8, nestedList(7, nested(entryAttributes))],
+  line: [9, u32],
+  protocolMin: [10, u8],
+})
+type CommandAttributes = Parameters<typeof commandAttributes.write>[1]
+
+/** Private errnos: enum ipset_errno, and the type-specific ones of net/netfilter/ipset (hash types, bitmap types). */
+export const ipsetErrno = {
+  protocol: 4097,
+  findType: 4098,
+  maxSets: 4099,
+  busy: 4100,
+  existSetName2: 4101,
+  typeMismatch: 4102,
+  exist: 4103,
+  invalidCIDR: 4104,
+  hashFull: 4352,
+} as const
+
+const commonNames = [
+  'IPSET_ERR_PRIVATE IPSET_ERR_PROTOCOL IPSET_ERR_FIND_TYPE IPSET_ERR_MAX_SETS IPSET_ERR_BUSY',
+  'IPSET_ERR_EXIST_SETNAME2 IPSET_ERR_TYPE_MISMATCH IPSET_ERR_EXIST IPSET_ERR_INVALID_CIDR',
+  'IPSET_ERR_INVALID_NETMASK IPSET_ERR_INVALID_FAMILY IPSET_ERR_TIMEOUT IPSET_ERR_REFERENCED',
+  'IPSET_ERR_IPADDR_IPV4 IPSET_ERR_IPADDR_IPV6 IPSET_ERR_COUNTER IPSET_ERR_COMMENT',
+  'IPSET_ERR_INVALID_MARKMASK IPSET_ERR_SKBINFO',
+].flatMap((line) => line.split(' '))
+const hashNames = [
+  'IPSET_ERR_HASH_FULL IPSET_ERR_HASH_ELEM IPSET_ERR_INVALID_PROTO IPSET_ERR_MISSING_PROTO',
+  'IPSET_ERR_HASH_RANGE_UNSUPPORTED IPSET_ERR_HASH_RANGE',
+].flatMap((line) => line.split(' '))
+const bitmapNames = ['IPSET_ERR_BITMAP_RANGE', 'IPSET_ERR_BITMAP_RANGE_SIZE']
+
+function numbered(from: number, names: readonly string[]): [number, string][] {
+  return names.map((name, index) => [from + index, name])
+}
+
+const hashErrnoNames = new Map([...numbered(4096, commonNames), ...numbered(4352, hashNames)])
+const bitmapErrnoNames = new Map([...numbered(4096, commonNames), ...numbered(4352, bitmapNames)])
+
+/** The kernel's refusal of something about a set, with advice where the reason is known. */
+export function ipsetError(value: number, operation: string, object: string, set?: SetSpec): KernelError {
+  const names = set?.type === 'bitmap:port' ? bitmapErrnoNames : hashErrnoNames
+  return kernelError(value, operation, object, adviceFor(value, operation, set), names)
+}
+
+function adviceFor(value: number, operation: string, set: SetSpec | undefined): string | undefined {
+  if (value === ipsetErrno.findType && set !== undefined) return `modprobe ip_set_${moduleName(set.type)}`
+  if (value === ipsetErrno.busy) return 'rules or other sets still name it'
+  if (value === errno.EEXIST && operation === 'create') return 'a set of this name has another type or other options'
+  if (value === ipsetErrno.hashFull && set !== undefined && set.type !== 'bitmap:port') {
+    return `the set holds its maximum of ${set.maxelem} entries`
+  }
+  return undefined
+}
+
+function moduleName(type: SetType): string {
+  return type.replace(':', '_').replaceAll(',', '')
+}
+
+/** The refusal of one entry. */
+export function entryError(value: number, operation: 'add' | 'delete', entry: string, set: SetSpec): KernelError {
+  return ipsetError(value, `${operation} entry`, `${entry} of set ${set.name}`, set)
+}
+
+/** A text that is no entry of such a set; it does not even reach the kernel. */
+export function malformedEntryError(operation: 'add' | 'delete', entry: string, set: SetSpec): KernelError {
+  const advice = `not an entry of a set of type ${set.type}, ${set.family}`
+  return kernelError(errno.EINVAL, `${operation} entry`, `${entry} of set ${set.name}`, advice)
+}
+
+function ipsetMessage(command: number, family: number, value: CommandAttributes, extra = 0): Message {
+  return {
+    type: (subsystem << 8) | command,
+    flags: extra,
+    write: (writer) => {
+      writeHeader(writer, family)
+      commandAttributes.write(writer, { protocol: protocolVersion, ...value })
+    },
+  }
+}
+
+function writeHeader(writer: Writer, family: number): void {
+  const at = writer.reserve(headerLength)
+  writer.buffer.writeUInt32LE(0, at)
+  writer.buffer[at] = family
+}
+
+function setFamily(set: SetSpec): number {
+  return set.type === 'bitmap:port' ? 0 : families[set.family]
+}
+
+export function protocolMessage(): Message {
+  return ipsetMessage(commands.protocol, 0, {})
+}
+
+/** Which revisions of a type the kernel knows; loads its module. */
+export function typeMessage(set: SetSpec): Message {
+  const family = setFamily(set)
+  return ipsetMessage(commands.type, family, { typeName: set.type, family })
+}
+
+/** Without NLM_F_EXCL: an identical set is success. */
+export function createMessage(set: SetSpec, revision: number): Message {
+  const family = setFamily(set)
+  const { hashsize, maxelem } = set
+  const data = set.type === 'bitmap:port' ? { port: 0, portTo: 65535 } : { hashsize, maxelem }
+  const value = { setName: set.name, typeName: set.type, revision, family, data }
+  return ipsetMessage(commands.create, family, value, flags.create)
+}
+
+export function destroyMessage(name: string): Message {
+  return ipsetMessage(commands.destroy, 0, { setName: name })
+}
+
+export function swapMessage(from: string, to: string): Message {
+  return ipsetMessage(commands.swap, 0, { setName: from, typeName: to })
+}
+
+export function listMessage(name: string): Message {
+  return ipsetMessage(commands.list, 0, { setName: name })
+}
+
+export function namesMessage(): Message {
+  return ipsetMessage(commands.list, 0, { flags: listNamesFlag })
+}
+
+/**
+ * Adds or removes many entries. Lines count from 1: the kernel stops at the first bad entry and repeats the request
+ * with that entry's line at command level, where 0 means that it did not come to the entries.
+ */
+export function changeEntriesMessage(
+  kind: 'add' | 'remove',
+  set: SetSpec,
+  entries: readonly EntryAttributes[],
+): Message {
+  const lines = entries.map((entry, index) => ({ ...entry, line: index + 1 }))
+  return ipsetMessage(commands[kind], setFamily(set), { setName: set.name, line: 0, entries: lines })
+}
+
+/** Entries per message: below 64 kB, the limit of an attribute's length. */
+export function entriesPerMessage(set: SetSpec): number {
+  return set.family === 'IPv6' ? 750 : 1000
+}
+
+/** Decodes a payload after nlmsghdr. */
+export function decodeCommand(payload: Buffer): CommandAttributes {
+  if (payload.length < headerLength) {
+    throw new ProxyError('CODEC', `nfgenmsg at byte 0: ${payload.length} bytes instead of ${headerLength}`, {
+      path: 'nfgenmsg',
+      offset: 0,
+    })
+  }
+  return commandAttributes.decode(payload, headerLength)
+}
+
+/** The bad entry's line in the request that an error repeats; 0 where there is none. */
+export function failedLine(echo: Buffer): number {
+  return echo.length < headerLength ? 0 : (commandAttributesHead.decode(echo, headerLength).line ?? 0)
+}
+/** Only the top: a thousand entries need not be decoded to find one line. */
+const commandAttributesHead = attributes('ipset command', { ...head, line: [9, u32] })
+
+/** One set out of the payloads of its listing; `toText` prints an entry. */
+export function decodeSet(
+  payloads: readonly Buffer[],
+  toText: (type: SetType, entry: EntryAttributes) => string,
+): ObservedSet | undefined {
+  const parts = payloads.map(decodeCommand)
+  const header = parts.find((part) => part.typeName !== undefined)
+  if (header?.setName === undefined || header.typeName === undefined) return undefined
+  // A foreign set may have a type that we never make: its name is passed on, its entries are not ours to read.
+  // oxlint-disable-next-line typescript/no-unsafe-type-assertion -- see above
+  const type = header.typeName as SetType
+  const known = knownRevisions.has(type)
+  return {
+    spec: {
+      name: header.setName,
+      type,
+      family: header.family === families.IPv6 ? 'IPv6' : 'IPv4',
+      hashsize: header.data?.hashsize ?? 0,
+      maxelem: header.data?.maxelem ?? 0,
+    },
+    entries: known ? parts.flatMap((part) => (part.entries ?? []).map((entry) => toText(type, entry))) : [],
+    references: header.data?.references ?? 0,
+  }
+}
+
+/** The newest revision of each type whose options we know; a kernel may have less. */
+export const knownRevisions: ReadonlyMap<SetType, number> = new Map([
+  ['hash:ip', 5],
+  ['hash:ip,port', 6],
+  ['hash:ip,port,ip', 6],
+  ['hash:ip,port,net', 8],
+  ['bitmap:port', 3],
+])

@@ -1,0 +1,130 @@
+import { readFile } from 'node:fs/promises'
+import type { KernelError } from '../lib/errors.ts'
+import { Connection, type Message } from '../netlink/connection.ts'
+import { kernelError } from '../netlink/errno.ts'
+import { resolveFamily } from '../netlink/generic.ts'
+import { protocols } from '../netlink/header.ts'
+import {
+  serverKey,
+  type Ipvs,
+  type IpvsChange,
+  type IpvsTimeouts,
+  type ObservedDestination,
+  type ObservedServer,
+  type ServerId,
+  type VirtualServer,
+} from './ipvs.ts'
+import {
+  changeError,
+  changeMessage,
+  decodeDestination,
+  decodeServer,
+  decodeTimeouts,
+  familyName,
+  getTimeoutsMessage,
+  listDestinationsMessage,
+  listServersMessage,
+  parseProcIpVs,
+  setTimeoutsMessage,
+} from './messages.ts'
+
+/** From so many servers on, reading the proc file beats one dump per server. */
+const manyServers = 64
+
+/** Changes turned into messages at a time, so that 100,000 of them are never there at once. */
+const changesPerBatch = 4096
+
+/** The kernel's IPVS by generic netlink. */
+export class KernelIpvs implements Ipvs {
+  readonly #connection: Connection
+  readonly #readProc: () => Promise<string>
+  #familyId: Promise<number> | undefined
+
+  /** `connect` gives a connection of NETLINK_GENERIC; `readProc` the text of /proc/net/ip_vs. */
+  constructor(
+    connect: () => Connection = () => Connection.open(protocols.generic),
+    readProc: () => Promise<string> = () => readFile('/proc/net/ip_vs', 'utf8'),
+  ) {
+    this.#connection = connect()
+    this.#readProc = readProc
+  }
+
+  /** Opens the socket and has the kernel load ip_vs; throws KernelError where it has none. */
+  static async open(): Promise<KernelIpvs> {
+    const ipvs = new KernelIpvs()
+    try {
+      await ipvs.#family()
+    } catch (error) {
+      ipvs.close()
+      throw error
+    }
+    return ipvs
+  }
+
+  async apply(changes: readonly IpvsChange[]): Promise<readonly (KernelError | undefined)[]> {
+    const family = await this.#family()
+    const answers: (KernelError | undefined)[] = []
+    for (let from = 0; from < changes.length; from += changesPerBatch) {
+      const part = changes.slice(from, from + changesPerBatch)
+      const results = await this.#connection.batch(part.map((change) => changeMessage(family, change)))
+      for (const [index, change] of part.entries()) {
+        const result = results[index] ?? 0
+        answers.push(result === 0 ? undefined : changeError(change, result))
+      }
+    }
+    return answers
+  }
+
+  async listServers(): Promise<readonly VirtualServer[]> {
+    const payloads = await this.#dump(listServersMessage(await this.#family()), 'virtual servers')
+    return payloads.flatMap((payload) => decodeServer(payload) ?? [])
+  }
+
+  async listDestinations(server: ServerId): Promise<readonly ObservedDestination[]> {
+    const message = listDestinationsMessage(await this.#family(), server)
+    const payloads = await this.#dump(message, `destinations of virtual server ${serverKey(server)}`)
+    return payloads.flatMap((payload) => decodeDestination(payload, server.family) ?? [])
+  }
+
+  async listAll(): Promise<readonly ObservedServer[]> {
+    const servers = await this.listServers()
+    if (servers.length >= manyServers) {
+      const byServer = parseProcIpVs(await this.#readProc())
+      return servers.map((server) => ({ server, destinations: byServer.get(serverKey(server)) ?? [] }))
+    }
+    const all: ObservedServer[] = []
+    for (const server of servers) all.push({ server, destinations: await this.listDestinations(server) })
+    return all
+  }
+
+  async timeouts(): Promise<IpvsTimeouts> {
+    const reply = await this.#connection.request(getTimeoutsMessage(await this.#family()))
+    if (reply.errno !== 0) throw kernelError(reply.errno, 'read', 'IPVS timeouts')
+    return decodeTimeouts(reply.payloads[0] ?? Buffer.alloc(4))
+  }
+
+  async setTimeouts(timeouts: IpvsTimeouts): Promise<void> {
+    const reply = await this.#connection.request(setTimeoutsMessage(await this.#family(), timeouts))
+    if (reply.errno !== 0) throw kernelError(reply.errno, 'set', 'IPVS timeouts')
+  }
+
+  close(): void {
+    this.#connection.close()
+  }
+
+  async #family(): Promise<number> {
+    this.#familyId ??= resolveFamily(this.#connection, familyName, 'ip_vs')
+    try {
+      return await this.#familyId
+    } catch (error) {
+      this.#familyId = undefined
+      throw error
+    }
+  }
+
+  async #dump(message: Message, object: string): Promise<readonly Buffer[]> {
+    const reply = await this.#connection.dump(message)
+    if (reply.errno !== 0) throw kernelError(reply.errno, 'list', object)
+    return reply.payloads
+  }
+}

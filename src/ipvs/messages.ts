@@ -1,0 +1,268 @@
+import type { KernelError } from '../lib/errors.ts'
+import { addressBytes, addressText, canonicalAddress, type Family, type Protocol } from '../model/address.ts'
+import { attributes, be16, bytes, ipAddress, nested, text, u16, u32, type Writer } from '../netlink/attributes.ts'
+import type { Message } from '../netlink/connection.ts'
+import { errno, kernelError } from '../netlink/errno.ts'
+import { genericHeaderLength, genericMessage } from '../netlink/generic.ts'
+import {
+  destinationKey,
+  serverKey,
+  type IpvsChange,
+  type IpvsTimeouts,
+  type ObservedDestination,
+  type ServerId,
+  type VirtualServer,
+} from './ipvs.ts'
+
+/** Name of the generic netlink family, IPVS_GENL_NAME of linux/ip_vs.h. */
+export const familyName = 'IPVS'
+
+/** IPVS_CMD_* of linux/ip_vs.h. */
+export const commands = {
+  newServer: 1,
+  setServer: 2,
+  deleteServer: 3,
+  getServer: 4,
+  newDestination: 5,
+  setDestination: 6,
+  deleteDestination: 7,
+  getDestination: 8,
+  setConfig: 12,
+  getConfig: 13,
+} as const
+
+/** IPVS_SVC_ATTR_* of linux/ip_vs.h. */
+export const serverAttributes = attributes('ipvs service', {
+  family: [1, u16],
+  protocol: [2, u16],
+  address: [3, ipAddress],
+  port: [4, be16], // kept as it travels, unlike its neighbours
+  firewallMark: [5, u32],
+  scheduler: [6, text],
+  flags: [7, bytes], // struct ip_vs_flags: value u32, mask u32
+  timeout: [8, u32],
+  netmask: [9, u32], // IPv4: mask in network order; IPv6: prefix length
+})
+
+/** IPVS_DEST_ATTR_* of linux/ip_vs.h. */
+export const destinationAttributes = attributes('ipvs destination', {
+  address: [1, ipAddress],
+  port: [2, be16],
+  forwarding: [3, u32],
+  weight: [4, u32],
+  upperThreshold: [5, u32],
+  lowerThreshold: [6, u32],
+  activeConnections: [7, u32],
+  inactiveConnections: [8, u32],
+  family: [11, u16],
+})
+
+/** IPVS_CMD_ATTR_* of linux/ip_vs.h. */
+export const commandAttributes = attributes('ipvs command', {
+  server: [1, nested(serverAttributes)],
+  destination: [2, nested(destinationAttributes)],
+  timeoutTCP: [4, u32],
+  timeoutTCPFin: [5, u32],
+  timeoutUDP: [6, u32],
+})
+
+const families = { IPv4: 2, IPv6: 10 } as const
+const protocols = { TCP: 6, UDP: 17, SCTP: 132 } as const
+const protocolByNumber = new Map<number, Protocol>([
+  [6, 'TCP'],
+  [17, 'UDP'],
+  [132, 'SCTP'],
+])
+const protocolByName = new Map<string, Protocol>([...protocolByNumber.values()].map((name) => [name, name]))
+/** IP_VS_SVC_F_HASHED: the kernel's own mark in dumps. */
+const hashedFlag = 0x2
+/** IP_VS_CONN_F_FWD_MASK. */
+const forwardingMask = 0x7
+const hostMask = { IPv4: 0xffffffff, IPv6: 128 } as const
+
+function identity(server: ServerId): Parameters<typeof serverAttributes.write>[1] {
+  return {
+    family: families[server.family],
+    protocol: protocols[server.protocol],
+    address: addressBytes(server.address),
+    port: server.port,
+  }
+}
+
+function flagBytes(value: number): Buffer {
+  const buffer = Buffer.alloc(8)
+  buffer.writeUInt32LE(value, 0)
+  buffer.writeUInt32LE(0xffffffff, 4)
+  return buffer
+}
+
+/** The message that carries out a change. */
+export function changeMessage(familyId: number, change: IpvsChange): Message {
+  return genericMessage(familyId, commands[change.kind], (writer) => writeChange(writer, change))
+}
+
+function writeChange(writer: Writer, change: IpvsChange): void {
+  const server = identity(change.server)
+  switch (change.kind) {
+    case 'newServer':
+    case 'setServer': {
+      const { scheduler, flags, timeout, family } = change.server
+      const full = { ...server, scheduler, flags: flagBytes(flags), timeout, netmask: hostMask[family] }
+      return commandAttributes.write(writer, { server: full })
+    }
+    case 'deleteServer':
+      return commandAttributes.write(writer, { server })
+    case 'newDestination':
+    case 'setDestination':
+    case 'deleteDestination': {
+      const address = addressBytes(change.destination.address)
+      const destination = { address, port: change.destination.port, family: address.length === 4 ? 2 : 10 }
+      if (change.kind === 'deleteDestination') return commandAttributes.write(writer, { server, destination })
+      const weight = change.destination.weight >>> 0 // the kernel reads it as signed and answers ERANGE itself
+      const full = { ...destination, forwarding: 0, weight, upperThreshold: 0, lowerThreshold: 0 }
+      return commandAttributes.write(writer, { server, destination: full })
+    }
+  }
+}
+
+export function listServersMessage(familyId: number): Message {
+  return genericMessage(familyId, commands.getServer)
+}
+
+export function listDestinationsMessage(familyId: number, server: ServerId): Message {
+  return genericMessage(familyId, commands.getDestination, (writer) =>
+    commandAttributes.write(writer, { server: identity(server) }),
+  )
+}
+
+export function getTimeoutsMessage(familyId: number): Message {
+  return genericMessage(familyId, commands.getConfig)
+}
+
+export function setTimeoutsMessage(familyId: number, timeouts: IpvsTimeouts): Message {
+  return genericMessage(familyId, commands.setConfig, (writer) =>
+    commandAttributes.write(writer, {
+      timeoutTCP: timeouts.tcp,
+      timeoutTCPFin: timeouts.tcpFin,
+      timeoutUDP: timeouts.udp,
+    }),
+  )
+}
+
+function decodeAddress(padded: Uint8Array, family: Family): string {
+  return addressText(family === 'IPv4' ? padded.subarray(0, 4) : padded)
+}
+
+function familyOfNumber(value: number | undefined): Family | undefined {
+  return value === 2 ? 'IPv4' : value === 10 ? 'IPv6' : undefined
+}
+
+/** One service of a dump (payload after nlmsghdr); undefined for firewall marks and what we never make. */
+export function decodeServer(payload: Buffer): VirtualServer | undefined {
+  const { server } = commandAttributes.decode(payload, genericHeaderLength)
+  const family = familyOfNumber(server?.family)
+  const protocol = protocolByNumber.get(server?.protocol ?? 0)
+  if (server?.address === undefined || server.port === undefined || !family || !protocol) return undefined
+  const flags = server.flags === undefined || server.flags.length < 4 ? 0 : Buffer.from(server.flags).readUInt32LE(0)
+  return {
+    family,
+    protocol,
+    address: decodeAddress(server.address, family),
+    port: server.port,
+    scheduler: server.scheduler ?? '',
+    flags: flags & ~hashedFlag,
+    timeout: server.timeout ?? 0,
+  }
+}
+
+/** One destination of a dump (payload after nlmsghdr). */
+export function decodeDestination(payload: Buffer, serverFamily: Family): ObservedDestination | undefined {
+  const { destination } = commandAttributes.decode(payload, genericHeaderLength)
+  if (destination?.address === undefined || destination.port === undefined) return undefined
+  return {
+    address: decodeAddress(destination.address, familyOfNumber(destination.family) ?? serverFamily),
+    port: destination.port,
+    weight: (destination.weight ?? 0) | 0,
+    forwarding: (destination.forwarding ?? 0) & forwardingMask,
+    activeConnections: destination.activeConnections ?? 0,
+    inactiveConnections: destination.inactiveConnections ?? 0,
+  }
+}
+
+export function decodeTimeouts(payload: Buffer): IpvsTimeouts {
+  const config = commandAttributes.decode(payload, genericHeaderLength)
+  return { tcp: config.timeoutTCP ?? 0, tcpFin: config.timeoutTCPFin ?? 0, udp: config.timeoutUDP ?? 0 }
+}
+
+/** IP_VS_CONN_F_*: names of the "Forward" column. */
+const forwardingNames = new Map([
+  ['Masq', 0],
+  ['Local', 1],
+  ['Tunnel', 2],
+  ['Route', 3],
+  ['Bypass', 4],
+])
+
+function parseHexAddress(text: string): { address: string; port: number } | undefined {
+  const colon = text.lastIndexOf(':')
+  const port = Number.parseInt(text.slice(colon + 1), 16)
+  const host = text.slice(0, colon)
+  if (colon < 0 || Number.isNaN(port)) return undefined
+  if (host.startsWith('[')) return { address: addressText(addressBytes(host.slice(1, -1))), port }
+  const address = canonicalAddress([0, 2, 4, 6].map((at) => Number.parseInt(host.slice(at, at + 2), 16)).join('.'))
+  return address === undefined ? undefined : { address, port }
+}
+
+/** Destinations by server key, out of /proc/net/ip_vs (ip_vs_info_seq_show); firewall-mark services are left out. */
+export function parseProcIpVs(text: string): Map<string, ObservedDestination[]> {
+  const servers = new Map<string, ObservedDestination[]>()
+  let current: ObservedDestination[] | undefined
+  for (const line of text.split('\n')) {
+    const words = line.split(' ').filter((word) => word !== '')
+    const [first = '', second = ''] = words
+    if (first === '->') {
+      const id = parseHexAddress(second)
+      const forwarding = forwardingNames.get(words[2] ?? '')
+      // The heading's "-> RemoteAddress:Port" comes before any server.
+      if (current === undefined || id === undefined || forwarding === undefined) continue
+      const [weight = 0, activeConnections = 0, inactiveConnections = 0] = words.slice(3).map(Number)
+      current.push({ ...id, weight, forwarding, activeConnections, inactiveConnections })
+    } else if (first !== '') {
+      current = undefined
+      const id = parseHexAddress(second)
+      const protocol = protocolByName.get(first)
+      if (protocol === undefined || id === undefined) continue
+      const family = second.startsWith('[') ? 'IPv6' : 'IPv4'
+      servers.set(serverKey({ ...id, family, protocol }), (current = []))
+    }
+  }
+  return servers
+}
+
+const operations = {
+  newServer: 'add',
+  setServer: 'update',
+  deleteServer: 'delete',
+  newDestination: 'add destination',
+  setDestination: 'update destination',
+  deleteDestination: 'delete destination',
+} as const
+
+/** The object of a change: "virtual server 10.96.0.1:80/TCP", "10.0.0.1:8080 of virtual server 10.96.0.1:80/TCP". */
+export function changeObject(change: IpvsChange): string {
+  const server = `virtual server ${serverKey(change.server)}`
+  return 'destination' in change ? `${destinationKey(change.destination)} of ${server}` : server
+}
+
+/** The kernel's refusal of a change, with advice where the reason is known. */
+export function changeError(change: IpvsChange, value: number): KernelError {
+  let advice: string | undefined
+  if ((change.kind === 'newServer' || change.kind === 'setServer') && value === errno.ENOENT) {
+    advice = `unknown scheduler "${change.server.scheduler}": modprobe ip_vs_${change.server.scheduler}`
+  } else if (change.kind === 'newServer' && value === errno.EPROTONOSUPPORT) {
+    advice = `the kernel's IPVS was built without ${change.server.protocol}`
+  } else if (change.kind === 'newDestination' && value === errno.EINVAL) {
+    advice = 'not a unicast address, or the network namespace has no address at all'
+  }
+  return kernelError(value, operations[change.kind], changeObject(change), advice)
+}

@@ -1,0 +1,98 @@
+import type { Clock } from '../lib/clock.ts'
+import type { Log } from '../lib/log.ts'
+import type { ClusterKind, ClusterListener, ClusterSource } from '../model/cluster.ts'
+import type { Client } from './client.ts'
+import { Reflector } from './reflector.ts'
+import type { ReflectorOptions, ReflectorState, ReflectorTimes } from './reflector.ts'
+import { ProblemLog, translateEndpointSlice, translateNode, translateService } from './translate.ts'
+import type { Report } from './translate.ts'
+
+export interface ApiSourceOptions {
+  readonly client: Pick<Client, 'get'>
+  readonly nodeName: string
+  readonly log: Log
+  readonly times?: Partial<ReflectorTimes>
+  readonly clock?: Clock
+  readonly random?: () => number
+}
+
+const UNHANDLED: ReflectorState = { listed: false, lastContact: 0, failingSince: undefined, lastError: undefined }
+const SELECTOR = '!service.kubernetes.io/service-proxy-name,!service.kubernetes.io/headless'
+
+/** Services, EndpointSlices and the own Node from the API server. */
+export class ApiSource implements ClusterSource {
+  readonly #options: ApiSourceOptions
+  readonly #problems: ProblemLog
+  readonly #reflectors = new Map<ClusterKind, { readonly state: ReflectorState }>()
+
+  constructor(options: ApiSourceOptions) {
+    this.#options = options
+    this.#problems = new ProblemLog(options.log)
+  }
+
+  /** How the following of one kind goes. */
+  state(kind: ClusterKind): ReflectorState {
+    return this.#reflectors.get(kind)?.state ?? UNHANDLED
+  }
+
+  async run(listener: ClusterListener, signal: AbortSignal): Promise<void> {
+    const { nodeName } = this.#options
+    await Promise.all([
+      this.#follow(signal, 'services', {
+        path: '/api/v1/services',
+        labelSelector: SELECTOR,
+        fieldSelector: 'spec.clusterIP!=None',
+        fieldSelectorOptional: true,
+        decode: (object, key, version) => translateService(object, this.#report(`Service ${key}`, version)),
+        listener: {
+          changed: (key, service) => listener.serviceChanged(key, service),
+          synced: () => listener.synced('services'),
+        },
+      }),
+      this.#follow(signal, 'endpointslices', {
+        path: '/apis/discovery.k8s.io/v1/endpointslices',
+        labelSelector: SELECTOR,
+        decode: (object, key, version) =>
+          translateEndpointSlice(object, nodeName, this.#report(`EndpointSlice ${key}`, version)),
+        listener: {
+          changed: (key, slice) => listener.sliceChanged(key, slice),
+          synced: () => listener.synced('endpointslices'),
+        },
+      }),
+      this.#follow(signal, 'node', {
+        path: '/api/v1/nodes',
+        fieldSelector: `metadata.name=${nodeName}`,
+        decode: (object, key, version) => translateNode(object, this.#report(`Node ${key}`, version)),
+        listener: {
+          changed: (_key, node) => listener.nodeChanged(node),
+          synced: () => listener.synced('node'),
+        },
+      }),
+    ])
+  }
+
+  #report(object: string, version: string): Report {
+    return this.#problems.for(object, version)
+  }
+
+  #follow<T>(
+    signal: AbortSignal,
+    kind: ClusterKind,
+    resource: Pick<
+      ReflectorOptions<T>,
+      'path' | 'labelSelector' | 'fieldSelector' | 'fieldSelectorOptional' | 'decode' | 'listener'
+    >,
+  ): Promise<void> {
+    const { client, log, times, clock, random } = this.#options
+    const reflector = new Reflector<T>({
+      client,
+      log,
+      ...resource,
+      ...(times === undefined ? {} : { times }),
+      ...(clock === undefined ? {} : { clock }),
+      ...(random === undefined ? {} : { random }),
+    })
+    this.#reflectors.set(kind, reflector)
+    return reflector.run(signal)
+  }
+}

@@ -1,0 +1,114 @@
+import http from 'node:http'
+import https from 'node:https'
+import { ProxyError } from '../lib/errors.ts'
+import type { Access, TlsSettings } from './kubeconfig.ts'
+
+export interface ClientOptions {
+  readonly access: Access
+  readonly version: string
+  /** Within which the server must begin to answer. */
+  readonly headersTimeoutMs?: number
+  /** After which TCP begins to probe a silent peer. */
+  readonly keepAliveDelayMs?: number
+  /** Hears of each finished request: its answer's code, or "<error>". */
+  readonly observe?: (method: string, code: string, durationSeconds: number) => void
+}
+
+export interface Response {
+  readonly status: number
+  /** Header Retry-After; undefined where absent or not in seconds. */
+  readonly retryAfterMs: number | undefined
+  readonly body: AsyncIterable<Buffer>
+  /** Ends the exchange and its connection. */
+  destroy(): void
+}
+
+/** Just enough of HTTP for list and watch: kept-alive connections, a limit on the wait for the answer, streamed bodies. */
+export class Client {
+  readonly #options: ClientOptions
+  #agent: http.Agent | undefined
+  #agentTls: TlsSettings | undefined
+
+  constructor(options: ClientOptions) {
+    this.#options = options
+  }
+
+  /** GET of a path with query. Rejects where no answer begins; an answer of any status resolves. */
+  async get(path: string, signal: AbortSignal): Promise<Response> {
+    const { access, observe } = this.#options
+    const began = performance.now()
+    let code = '<error>'
+    try {
+      const tls = await access.tls()
+      const headers = await access.headers()
+      const url = new URL(`${access.server}${path}`)
+      const response = await this.#exchange(url, tls, headers, signal)
+      code = String(response.statusCode)
+      if (response.statusCode === 401) access.rejected()
+      const seconds = response.headers['retry-after']
+      return {
+        status: response.statusCode ?? 0,
+        retryAfterMs: seconds !== undefined && /^\d+$/.test(seconds) ? Number(seconds) * 1000 : undefined,
+        body: response,
+        destroy: () => response.destroy(),
+      }
+    } catch (error) {
+      throw new ProxyError('API', `GET ${access.server}${path.split('?')[0]} failed`, {}, error)
+    } finally {
+      observe?.('GET', code, (performance.now() - began) / 1000)
+    }
+  }
+
+  /** Closes idle connections. */
+  close(): void {
+    this.#agent?.destroy()
+    this.#agent = undefined
+  }
+
+  #exchange(
+    url: URL,
+    tls: TlsSettings,
+    headers: Readonly<Record<string, string>>,
+    signal: AbortSignal,
+  ): Promise<http.IncomingMessage> {
+    const { version, headersTimeoutMs = 30_000, keepAliveDelayMs = 30_000 } = this.#options
+    const secure = url.protocol === 'https:'
+    const options: https.RequestOptions = {
+      agent: this.#agentFor(secure, tls, keepAliveDelayMs),
+      headers: { accept: 'application/json', 'user-agent': `kube-ipvs-proxy/${version}`, ...headers },
+      signal,
+    }
+    return new Promise((resolve, reject) => {
+      const request = secure ? https.get(url, options) : http.get(url, options)
+      const timer = setTimeout(
+        () => request.destroy(new Error(`no answer within ${headersTimeoutMs} ms`)),
+        headersTimeoutMs,
+      )
+      request.on('socket', (socket) => socket.setKeepAlive(true, keepAliveDelayMs))
+      request.on('response', (response) => {
+        clearTimeout(timer)
+        // Destroyed without a reader, it would otherwise throw its error into the process.
+        response.on('error', () => {})
+        resolve(response)
+      })
+      request.on('error', (error) => {
+        clearTimeout(timer)
+        reject(error)
+      })
+    })
+  }
+
+  /** One agent as long as the TLS settings are the same; connections made with older ones are used up. */
+  #agentFor(secure: boolean, tls: TlsSettings, keepAliveMsecs: number): http.Agent {
+    if (this.#agent !== undefined && this.#agentTls === tls) return this.#agent
+    const old = this.#agent
+    if (old !== undefined) {
+      old.maxFreeSockets = 0
+      for (const sockets of Object.values(old.freeSockets)) for (const socket of sockets ?? []) socket.destroy()
+    }
+    const options = { keepAlive: true, keepAliveMsecs }
+    this.#agent = secure ? new https.Agent({ ...options, ...tls }) : new http.Agent(options)
+    this.#agentTls = tls
+    return this.#agent
+  }
+}

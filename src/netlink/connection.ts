@@ -1,0 +1,266 @@
+import { ProxyError } from '../lib/errors.ts'
+import { Writer } from './attributes.ts'
+import { errno } from './errno.ts'
+import {
+  addFlags,
+  controlTypes,
+  flags,
+  readEcho,
+  readErrno,
+  readMessages,
+  writeMessage,
+  type Message,
+  type Received,
+} from './header.ts'
+import { openRawSocket, type OpenSocket, type RawSocket, type SocketPurpose } from './socket.ts'
+
+export type { Message } from './header.ts'
+
+/** What came back for one request. errno 0 is success. */
+export interface Reply {
+  readonly errno: number
+  /** Payloads after the netlink header. */
+  readonly payloads: readonly Buffer[]
+}
+
+export interface ConnectionOptions {
+  /** Milliseconds for one exchange with the kernel. */
+  readonly timeout?: number
+}
+
+/** Called for each refused message of a batch, with the request as the kernel repeats it. */
+export type OnRefusal = (index: number, errno: number, echo: Buffer) => void
+
+/** More unread errors than these would overrun the receive buffer. */
+const maxMessagesPerSend = 256
+const maxBytesPerSend = 128 * 1024
+const maxDumpAttempts = 6
+
+/** Takes one answer; true when it was the last one. */
+type Listener = (message: Received) => boolean
+
+interface Exchange {
+  readonly listener: Listener
+  readonly settle: (error?: Error) => void
+}
+
+/** One socket, one exchange at a time. */
+class Channel {
+  readonly #open: OpenSocket
+  readonly #purpose: SocketPurpose
+  readonly #timeout: number
+  #socket: RawSocket | undefined
+  #exchange: Exchange | undefined
+  #turn: Promise<unknown> = Promise.resolve()
+  #sequence = 0
+  #closed = false
+
+  constructor(open: OpenSocket, purpose: SocketPurpose, timeout: number) {
+    this.#open = open
+    this.#purpose = purpose
+    this.#timeout = timeout
+  }
+
+  /** Runs the action once all earlier ones are through. */
+  exclusive<T>(action: () => Promise<T>): Promise<T> {
+    const result = this.#turn.then(action)
+    this.#turn = result.catch(() => {})
+    return result
+  }
+
+  /** Sequence numbers for `count` messages: the first of them. 0 is left to notifications. */
+  sequences(count: number): number {
+    if (this.#sequence + count >= 0xffffffff) this.#sequence = 0
+    const first = this.#sequence + 1
+    this.#sequence += count
+    return first
+  }
+
+  /** Sends the bytes and hands all answers to the listener until it has enough. */
+  exchange(bytes: Buffer, listener: Listener): Promise<void> {
+    return new Promise((resolve, reject) => {
+      if (this.#closed) return reject(new ProxyError('KERNEL', 'the netlink connection is closed'))
+      let timer: NodeJS.Timeout | undefined
+      const exchange: Exchange = {
+        listener,
+        settle: (error) => {
+          if (this.#exchange !== exchange) return
+          this.#exchange = undefined
+          clearTimeout(timer)
+          if (error === undefined) return resolve()
+          // What else may come over this socket belongs to an exchange that nobody waits for.
+          this.#drop()
+          reject(error)
+        },
+      }
+      this.#exchange = exchange
+      try {
+        this.#socket ??= this.#connect()
+        this.#socket.send(bytes)
+      } catch (error) {
+        return exchange.settle(asFailure(error))
+      }
+      // The kernel works inside send: only now the wait begins. setImmediate lets answers that lie ready go first.
+      if (this.#exchange === exchange) {
+        timer = setTimeout(() => setImmediate(() => exchange.settle(this.#late())), this.#timeout)
+      }
+    })
+  }
+
+  close(): void {
+    this.#closed = true
+    this.#exchange?.settle(new ProxyError('KERNEL', 'the netlink connection was closed'))
+    this.#drop()
+  }
+
+  #connect(): RawSocket {
+    const socket: RawSocket = this.#open(this.#purpose, {
+      message: (datagram) => {
+        if (this.#socket === undefined || this.#socket === socket) this.#receive(datagram)
+      },
+      error: (error) => {
+        if (this.#socket !== undefined && this.#socket !== socket) return
+        if (this.#exchange === undefined) this.#drop()
+        else this.#exchange.settle(asFailure(error))
+      },
+    })
+    return socket
+  }
+
+  #receive(datagram: Buffer): void {
+    try {
+      for (const message of readMessages(datagram)) {
+        const exchange = this.#exchange
+        if (exchange === undefined) return
+        if (message.type === controlTypes.noop) continue
+        if (message.type === controlTypes.overrun) throw new ProxyError('KERNEL', 'netlink answers were lost (overrun)')
+        if (exchange.listener(message)) exchange.settle()
+      }
+    } catch (error) {
+      this.#exchange?.settle(asFailure(error))
+    }
+  }
+
+  #late(): ProxyError {
+    return new ProxyError('KERNEL', `the kernel did not answer a netlink request within ${this.#timeout} ms`)
+  }
+
+  #drop(): void {
+    const socket = this.#socket
+    this.#socket = undefined
+    socket?.close()
+  }
+}
+
+function asFailure(error: unknown): ProxyError {
+  return error instanceof ProxyError ? error : new ProxyError('KERNEL', 'the netlink socket failed', {}, error)
+}
+
+/**
+ * A netlink connection of one protocol: requests and batches on one socket, dumps on another that is opened when
+ * first needed. Calls wait for each other. A failed exchange rejects, and the next call opens a new socket.
+ */
+export class Connection {
+  readonly #requests: Channel
+  readonly #dumps: Channel
+  readonly #writer = new Writer(maxBytesPerSend)
+
+  constructor(open: OpenSocket, options: ConnectionOptions = {}) {
+    const timeout = options.timeout ?? 10_000
+    this.#requests = new Channel(open, 'requests', timeout)
+    this.#dumps = new Channel(open, 'dumps', timeout)
+  }
+
+  /** A connection over the real socket (NETLINK_* protocol). */
+  static open(protocol: number, options: ConnectionOptions = {}): Connection {
+    return new Connection(openRawSocket(protocol), options)
+  }
+
+  /**
+   * Carries out messages in order, many a send; answers one errno each, 0 where the kernel did it. Only the last
+   * message of a send is acknowledged: the kernel reports each failure anyway, and the rest succeeded.
+   */
+  batch(messages: readonly Message[], onRefusal?: OnRefusal): Promise<number[]> {
+    return this.#requests.exclusive(async () => {
+      const results = Array.from<number>({ length: messages.length }).fill(0)
+      let next = 0
+      while (next < messages.length) next = await this.#sendSome(messages, next, results, onRefusal)
+      return results
+    })
+  }
+
+  /** One request; its answers up to the acknowledgement. */
+  request(message: Message): Promise<Reply> {
+    return this.#requests.exclusive(() => this.#gather(this.#requests, message, flags.ack).then((dump) => dump.reply))
+  }
+
+  /** One dump; started over while the kernel says that it changed meanwhile. */
+  dump(message: Message): Promise<Reply> {
+    return this.#dumps.exclusive(async () => {
+      for (let attempt = 0; attempt < maxDumpAttempts; attempt++) {
+        const { reply, interrupted } = await this.#gather(this.#dumps, message, flags.dump)
+        if (!interrupted && reply.errno !== errno.EINTR) return reply
+      }
+      throw new ProxyError('KERNEL', `a netlink dump was interrupted by changes ${maxDumpAttempts} times`)
+    })
+  }
+
+  close(): void {
+    this.#requests.close()
+    this.#dumps.close()
+  }
+
+  /** Sends as many messages from `from` on as one send takes; answers the index of the next one. */
+  async #sendSome(
+    messages: readonly Message[],
+    from: number,
+    results: number[],
+    onRefusal: OnRefusal | undefined,
+  ): Promise<number> {
+    const writer = this.#writer
+    writer.length = 0
+    const most = Math.min(messages.length - from, maxMessagesPerSend)
+    const first = this.#requests.sequences(most)
+    let count = 0
+    let lastStart = 0
+    while (count < most) {
+      const start = writeMessage(writer, messages[from + count]!, 0, first + count)
+      if (count > 0 && writer.length > maxBytesPerSend) {
+        writer.length = start
+        break
+      }
+      lastStart = start
+      count++
+    }
+    addFlags(writer.buffer, lastStart, flags.ack)
+    await this.#requests.exchange(writer.bytes(), (answer) => {
+      const index = answer.sequence - first
+      if (answer.type !== controlTypes.error || index < 0 || index >= count) return false
+      const result = readErrno(answer.payload)
+      results[from + index] = result
+      if (result !== 0) onRefusal?.(from + index, result, readEcho(answer.payload))
+      return index === count - 1
+    })
+    return from + count
+  }
+
+  async #gather(channel: Channel, message: Message, extra: number): Promise<{ reply: Reply; interrupted: boolean }> {
+    const sequence = channel.sequences(1)
+    const writer = new Writer(256)
+    writeMessage(writer, message, extra, sequence)
+    const payloads: Buffer[] = []
+    let result = 0
+    let interrupted = false
+    await channel.exchange(writer.bytes(), (answer) => {
+      if (answer.sequence !== sequence) return false
+      if ((answer.flags & flags.dumpInterrupted) !== 0) interrupted = true
+      if (answer.type === controlTypes.error || answer.type === controlTypes.done) {
+        result = readErrno(answer.payload)
+        return true
+      }
+      payloads.push(answer.payload)
+      return false
+    })
+    return { reply: { errno: result, payloads }, interrupted }
+  }
+}

@@ -1,0 +1,96 @@
+import { ProxyError } from '../lib/errors.ts'
+import type { Writer } from './attributes.ts'
+
+/** struct nlmsghdr of linux/netlink.h: length u32, type u16, flags u16, sequence u32, port u32. */
+export const headerLength = 16
+
+/** NLM_F_* of linux/netlink.h. */
+export const flags = {
+  request: 0x1,
+  multi: 0x2,
+  ack: 0x4,
+  dumpInterrupted: 0x10,
+  dump: 0x300,
+  exclusive: 0x200,
+  create: 0x400,
+} as const
+
+/** NLMSG_* control types of linux/netlink.h. */
+export const controlTypes = { noop: 1, error: 2, done: 3, overrun: 4, firstOther: 0x10 } as const
+
+/** NETLINK_* protocols of linux/netlink.h. */
+export const protocols = { route: 0, netfilter: 12, generic: 16 } as const
+
+/** One message to send: the header's part of it and what writes the rest. */
+export interface Message {
+  readonly type: number
+  /** Beyond NLM_F_REQUEST and NLM_F_ACK, which the connection sets. */
+  readonly flags?: number
+  write(writer: Writer): void
+}
+
+/** One received message; `payload` is a view. */
+export interface Received {
+  readonly type: number
+  readonly flags: number
+  readonly sequence: number
+  readonly payload: Buffer
+}
+
+/** Appends a message; answers where its header starts. */
+export function writeMessage(writer: Writer, message: Message, extraFlags: number, sequence: number): number {
+  const start = writer.reserve(headerLength)
+  message.write(writer)
+  const buffer = writer.buffer
+  buffer.writeUInt32LE(writer.length - start, start)
+  buffer.writeUInt16LE(message.type, start + 4)
+  buffer.writeUInt16LE((message.flags ?? 0) | flags.request | extraFlags, start + 6)
+  buffer.writeUInt32LE(sequence, start + 8)
+  buffer.writeUInt32LE(0, start + 12)
+  return start
+}
+
+/** Adds flags to a message already written. */
+export function addFlags(buffer: Buffer, start: number, extra: number): void {
+  buffer.writeUInt16LE(buffer.readUInt16LE(start + 6) | extra, start + 6)
+}
+
+/** The messages of one datagram. */
+export function readMessages(datagram: Buffer): Received[] {
+  const messages: Received[] = []
+  let at = 0
+  while (at < datagram.length) {
+    const left = datagram.length - at
+    const length = left < headerLength ? 0 : datagram.readUInt32LE(at)
+    if (length < headerLength || length > left) {
+      throw new ProxyError('CODEC', `netlink message at byte ${at}: length ${length}, ${left} bytes left`, {
+        path: 'nlmsghdr',
+        offset: at,
+      })
+    }
+    messages.push({
+      type: datagram.readUInt16LE(at + 4),
+      flags: datagram.readUInt16LE(at + 6),
+      sequence: datagram.readUInt32LE(at + 8),
+      payload: datagram.subarray(at + headerLength, at + length),
+    })
+    at += (length + 3) & ~3
+  }
+  return messages
+}
+
+/** struct nlmsgerr or NLMSG_DONE's number: positive errno, 0 for an acknowledgement. */
+export function readErrno(payload: Buffer): number {
+  if (payload.length < 4) {
+    throw new ProxyError('CODEC', `netlink answer of ${payload.length} bytes has no error number`, {
+      path: 'nlmsgerr',
+      offset: 0,
+    })
+  }
+  return -payload.readInt32LE(0)
+}
+
+/** Payload of the request that an error repeats; empty where the kernel left it out. */
+export function readEcho(payload: Buffer): Buffer {
+  return payload.subarray(Math.min(payload.length, 4 + headerLength))
+}

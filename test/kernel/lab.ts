@@ -1,0 +1,210 @@
+import { execFileSync, spawn, type ChildProcess } from 'node:child_process'
+import { existsSync } from 'node:fs'
+import { cp, mkdtemp, rm, writeFile } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { join, resolve } from 'node:path'
+import { createInterface } from 'node:readline'
+
+export const root = resolve(import.meta.dirname, '../..')
+
+/** Runs a command, gives its standard output; a failure carries its standard error. */
+export function run(command: string, ...args: string[]): string {
+  return execFileSync(command, args, { encoding: 'utf8', stdio: ['ignore', 'pipe', 'pipe'], maxBuffer: 64 << 20 })
+}
+
+let counter = 0
+
+/** A network namespace of its own: IPVS, sets, rules and addresses in it are nobody else's. */
+export class Namespace {
+  readonly name: string
+
+  constructor(hint: string) {
+    this.name = `${hint}-${process.pid % 10000}-${++counter}`
+    run('ip', 'netns', 'add', this.name)
+    this.run('ip', 'link', 'set', 'lo', 'up')
+  }
+
+  run(command: string, ...args: string[]): string {
+    return run('ip', 'netns', 'exec', this.name, command, ...args)
+  }
+
+  /** Several ip(8) lines in one process. */
+  ip(...lines: string[]): void {
+    execFileSync('ip', ['-n', this.name, '-batch', '-'], { input: lines.join('\n'), stdio: ['pipe', 'ignore', 'pipe'] })
+  }
+
+  spawn(command: string, args: readonly string[], env: NodeJS.ProcessEnv = process.env): ChildProcess {
+    return spawn('ip', ['netns', 'exec', this.name, command, ...args], { stdio: ['ignore', 'pipe', 'pipe'], env })
+  }
+
+  sysctl(name: string, value: number): void {
+    this.run('sysctl', '-qw', `${name}=${value}`)
+  }
+
+  destroy(): void {
+    run('ip', 'netns', 'delete', this.name)
+  }
+}
+
+/** A folder that is removed at the end. */
+export async function temporaryFolder(copyOf?: string): Promise<{ path: string; remove: () => Promise<void> }> {
+  const path = await mkdtemp(join(tmpdir(), 'kube-ipvs-proxy-'))
+  if (copyOf !== undefined) await cp(copyOf, path, { recursive: true })
+  return { path, remove: () => rm(path, { recursive: true, force: true }) }
+}
+
+export interface LogLine {
+  readonly level: string
+  readonly msg: string
+  readonly [field: string]: unknown
+}
+
+/** The bundle where it was built: it starts faster in an emulated machine. */
+export const program = existsSync(join(root, 'dist/kube-ipvs-proxy.mjs'))
+  ? join(root, 'dist/kube-ipvs-proxy.mjs')
+  : join(root, 'src/main.ts')
+
+/** The real daemon in a namespace. */
+export class Daemon {
+  readonly lines: LogLine[] = []
+  /** What it wrote that is no log line: messages of start-up errors. */
+  readonly text: string[] = []
+  readonly exit: Promise<number | NodeJS.Signals>
+  readonly #child: ChildProcess
+  readonly #waiting = new Set<() => void>()
+  exited = false
+
+  constructor(namespace: Namespace, args: readonly string[], env?: NodeJS.ProcessEnv) {
+    // exec: the process that gets our signals is the daemon itself.
+    this.#child = namespace.spawn(process.execPath, [program, ...args], env)
+    for (const stream of [this.#child.stdout!, this.#child.stderr!]) {
+      createInterface({ input: stream }).on('line', (line) => {
+        if (line.startsWith('{')) this.lines.push(JSON.parse(line) as LogLine)
+        else this.text.push(line)
+        for (const wake of this.#waiting) wake()
+      })
+    }
+    this.exit = new Promise((settle) => {
+      this.#child.on('exit', (code, signal) => {
+        this.exited = true
+        settle(code ?? signal!)
+        for (const wake of this.#waiting) wake()
+      })
+    })
+  }
+
+  signal(name: NodeJS.Signals): void {
+    this.#child.kill(name)
+  }
+
+  /** Ends it and waits for the end. */
+  async stop(signal: NodeJS.Signals = 'SIGTERM'): Promise<number | NodeJS.Signals> {
+    this.signal(signal)
+    return this.exit
+  }
+
+  /** Until a log line of the message (and fields) has come; `after` leaves out earlier ones. */
+  async said(message: string, fields: Record<string, unknown> = {}, after = 0): Promise<LogLine> {
+    return this.#until(
+      () =>
+        this.lines
+          .slice(after)
+          .find((line) => line.msg.includes(message) && Object.entries(fields).every(([k, v]) => line[k] === v)),
+      `log line "${message}" ${JSON.stringify(fields)}`,
+    )
+  }
+
+  /** Until the daemon has written everything once. */
+  async synced(families: readonly string[] = ['IPv4', 'IPv6']): Promise<void> {
+    for (const family of families) await this.said('In sync for the first time', { family })
+  }
+
+  async #until<T>(probe: () => T | undefined, what: string): Promise<T> {
+    const deadline = Date.now() + 60_000
+    for (;;) {
+      const found = probe()
+      if (found !== undefined) return found
+      if (this.exited || Date.now() > deadline) {
+        const log = [...this.text, ...this.lines.slice(-20).map((line) => JSON.stringify(line))].join('\n')
+        throw new Error(`${this.exited ? 'the daemon ended' : 'timed out'} waiting for ${what}; it said:\n${log}`)
+      }
+      await new Promise<void>((wake) => {
+        const timer = setTimeout(done, 500)
+        const waiting = this.#waiting
+        function done(): void {
+          clearTimeout(timer)
+          waiting.delete(done)
+          wake()
+        }
+        waiting.add(done)
+      })
+    }
+  }
+}
+
+/** Polls until the probe answers something truthy; the error tells what it answered last. */
+export async function eventually<T>(what: string, probe: () => T | Promise<T>, limit = 60_000): Promise<T> {
+  const deadline = Date.now() + limit
+  for (;;) {
+    const found = await probe()
+    if (found) return found
+    if (Date.now() > deadline) throw new Error(`timed out waiting for ${what}`)
+    await new Promise((wake) => setTimeout(wake, 200))
+  }
+}
+
+/** Objects as a manifest file. */
+export async function writeManifest(folder: string, name: string, ...objects: unknown[]): Promise<void> {
+  await writeFile(join(folder, name), JSON.stringify({ kind: 'List', apiVersion: 'v1', items: objects }))
+}
+
+export interface SimpleService {
+  readonly name: string
+  readonly clusterIP: string
+  readonly port?: number
+  readonly nodePort?: number
+  readonly protocol?: string
+  readonly spec?: Record<string, unknown>
+}
+
+export function serviceObject({
+  name,
+  clusterIP,
+  port = 80,
+  nodePort,
+  protocol = 'TCP',
+  spec,
+}: SimpleService): unknown {
+  return {
+    apiVersion: 'v1',
+    kind: 'Service',
+    metadata: { name, namespace: 'default' },
+    spec: {
+      type: nodePort === undefined ? 'ClusterIP' : 'NodePort',
+      clusterIP,
+      clusterIPs: [clusterIP],
+      ports: [{ port, protocol, ...(nodePort === undefined ? {} : { nodePort }) }],
+      ...spec,
+    },
+  }
+}
+
+export function sliceObject(service: string, addresses: readonly string[], port = 8080, protocol = 'TCP'): unknown {
+  return {
+    apiVersion: 'discovery.k8s.io/v1',
+    kind: 'EndpointSlice',
+    metadata: { name: `${service}-1`, namespace: 'default', labels: { 'kubernetes.io/service-name': service } },
+    addressType: 'IPv4',
+    ports: [{ name: '', port, protocol }],
+    endpoints: addresses.map((address) => ({ addresses: [address], conditions: { ready: true } })),
+  }
+}
+
+export function nodeObject(name: string, ...addresses: string[]): unknown {
+  return {
+    apiVersion: 'v1',
+    kind: 'Node',
+    metadata: { name },
+    status: { addresses: addresses.map((address) => ({ type: 'InternalIP', address })) },
+  }
+}
