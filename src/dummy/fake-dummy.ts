@@ -50,6 +50,7 @@ export class FakeDummy implements Dummy {
   async bind(linkIndex: number, addresses: readonly string[]): Promise<ReadonlyMap<string, KernelError>> {
     return this.#each('bind', addresses, (address) => {
       if (!this.#links.some((link) => link.index === linkIndex)) return bindError(errno.ENODEV, linkIndex, address)
+      if (address === '::' || /^ff..:/.test(address)) return bindError(errno.EADDRNOTAVAIL, linkIndex, address)
       if (!this.#has(linkIndex, address)) this.addAddress(linkIndex, address)
       return undefined
     })

@@ -94,7 +94,7 @@ export class FakeIpset implements Ipset {
   async destroy(name: string): Promise<void> {
     this.#calledOrThrow('destroy', name)
     const present = this.#sets.get(name)
-    if (present === undefined) throw ipsetError(errno.ENOENT, 'destroy', `set ${name}`)
+    if (present === undefined) return
     if (present.references > 0) throw ipsetError(ipsetErrno.busy, 'destroy', `set ${name}`)
     this.#sets.delete(name)
   }

@@ -91,7 +91,9 @@ export class KernelIpset implements Ipset {
   }
 
   async destroy(name: string): Promise<void> {
-    await this.#do(destroyMessage(name), 'destroy', `set ${name}`)
+    const reply = await this.#connection.request(destroyMessage(name))
+    // Kernels differ in whether an absent set is an error here.
+    if (reply.errno !== 0 && reply.errno !== errno.ENOENT) throw ipsetError(reply.errno, 'destroy', `set ${name}`)
   }
 
   close(): void {

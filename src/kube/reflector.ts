@@ -328,7 +328,8 @@ export class Reflector<T> {
     } catch (error) {
       if (signal.aborted) throw error
       // A watch that outlives its limit is a dead connection: it is replaced by another without a wait.
-      if (hard.expired) return
+      if (hard.expired && answered) return
+      if (hard.expired) throw hard.reason(error)
       if (initial?.expired && !answered) throw initial.reason(error)
       if (initial?.expired) throw new NoInitialEnd('API', 'initial events stopped')
       throw error

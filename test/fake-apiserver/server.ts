@@ -234,7 +234,7 @@ export class FakeApiServer {
     }
     const matches = selector(query.get('labelSelector') ?? '', field)
     if (query.get('watch') === 'true' || query.get('watch') === '1') {
-      return this.#watch(kind, query, matches, request, response, answer, refuse)
+      return this.#watch(kind, query, matches, response, answer, refuse)
     }
     return this.#list(kind, query, matches, response, answer, refuse)
   }
@@ -267,7 +267,6 @@ export class FakeApiServer {
     kind: string,
     query: URLSearchParams,
     matches: (object: KubeObject) => boolean,
-    request: http.IncomingMessage,
     response: http.ServerResponse,
     answer: (code: number) => void,
     refuse: (code: number, message: string) => void,
@@ -300,7 +299,6 @@ export class FakeApiServer {
       clearTimeout(timer)
       this.#watchers.delete(watcher)
     }
-    request.on('close', ended)
     response.on('close', ended)
   }
 

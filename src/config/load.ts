@@ -1,0 +1,202 @@
+import { isDeepStrictEqual } from 'node:util'
+import { LineCounter, parseDocument } from 'yaml'
+import { fields, parseListen, type FieldPath, type FieldSpec, type ProxyConfig } from './schema.ts'
+
+/** One mistake: where, what was found, what is allowed. */
+export interface Problem {
+  readonly path: string
+  readonly value?: unknown
+  readonly reason: string
+}
+
+export interface Loaded {
+  /** Complete also where there are problems: a wrong field has its default. */
+  readonly config: ProxyConfig
+  readonly problems: readonly Problem[]
+  /** To be said once: fields without effect, flags that the file overrides. */
+  readonly notices: readonly string[]
+}
+
+export interface Sources {
+  /** Text of the configuration file; undefined without one. */
+  readonly file?: string | undefined
+  /** Text by flag name without dashes: "ipvs-scheduler". */
+  readonly flags: ReadonlyMap<string, string>
+}
+
+const paths = Object.keys(fields) as FieldPath[]
+const sections = new Set(paths.filter((path) => path.includes('.')).map((path) => path.split('.')[0]!))
+/** Flags that count although a file is given (config reference, command line). */
+const flagsOverFile = new Set(['hostname-override', 'v', 'vmodule', 'logging-format', 'log-flush-frequency'])
+
+/** Puts file, flags and defaults together and checks everything; all mistakes are found at once. */
+export function loadConfig({ file, flags }: Sources): Loaded {
+  const problems: Problem[] = []
+  const notices: string[] = []
+  const values = new Map<FieldPath, unknown>()
+  const take = (path: FieldPath, raw: unknown, name: string): void => {
+    const result = fields[path].kind.read(raw)
+    if ('allowed' in result) problems.push({ path: name, value: raw, reason: `must be ${result.allowed}` })
+    else values.set(path, result.value)
+  }
+  if (file !== undefined) readFile(file, problems, take)
+  const ignored: string[] = []
+  for (const path of paths) {
+    const { flag, kind } = fields[path] as FieldSpec
+    const given = flag === undefined ? undefined : flags.get(flag)
+    if (given === undefined) continue
+    if (file !== undefined && !flagsOverFile.has(flag!)) ignored.push(`--${flag}`)
+    else take(path, kind.fromText(given), `--${flag}`)
+  }
+  if (ignored.length > 0) notices.push(`flags without effect because --config is given: ${ignored.join(', ')}`)
+
+  const config = Object.fromEntries(
+    paths.map((path) => [path, values.get(path) ?? presetOf(path, values)]),
+  ) as unknown as ProxyConfig
+  checkTogether(config, problems)
+  const unused = paths.filter(
+    (path) =>
+      fields[path].use === 'later' && values.has(path) && !isDeepStrictEqual(values.get(path), fields[path].preset),
+  )
+  if (unused.length > 0) notices.push(`not in use yet: ${unused.join(', ')}`)
+  if (config.mode === '') notices.push('mode is not set; this daemon runs IPVS mode')
+  const gates = Object.keys(config.featureGates)
+  if (gates.length > 0) notices.push(`feature gates are accepted and have no effect: ${gates.join(', ')}`)
+  return { config, problems, notices }
+}
+
+/** With an IPv6 bind address the servers listen on IPv6, too, unless told otherwise. */
+function presetOf(path: FieldPath, values: ReadonlyMap<FieldPath, unknown>): unknown {
+  const ipv6 = String(values.get('bindAddress') ?? '').includes(':')
+  if (ipv6 && path === 'healthzBindAddress') return '[::]:10256'
+  if (ipv6 && path === 'metricsBindAddress') return '[::1]:10249'
+  return fields[path].preset
+}
+
+function readFile(
+  text: string,
+  problems: Problem[],
+  take: (path: FieldPath, raw: unknown, name: string) => void,
+): void {
+  const lines = new LineCounter()
+  const document = parseDocument(text, { lineCounter: lines, uniqueKeys: true, merge: false })
+  if (document.errors.length > 0) {
+    for (const error of document.errors) {
+      const { line } = lines.linePos(error.pos[0])
+      problems.push({ path: `line ${line}`, reason: error.message.split('\n')[0]!.replace(/ at line .*$/, '') })
+    }
+    return
+  }
+  const root: unknown = document.toJS()
+  if (!isMap(root)) {
+    problems.push({ path: 'file', reason: 'must be a KubeProxyConfiguration' })
+    return
+  }
+  const want = { apiVersion: 'kubeproxy.config.k8s.io/v1alpha1', kind: 'KubeProxyConfiguration' }
+  for (const [key, wanted] of Object.entries(want)) {
+    if (root[key] !== wanted) problems.push({ path: key, value: root[key], reason: `must be ${wanted}` })
+  }
+  for (const [key, value] of Object.entries(root)) {
+    if (key in want) continue
+    if (sections.has(key)) {
+      if (isEmpty(value)) continue
+      if (!isMap(value)) {
+        problems.push({ path: key, value, reason: 'must be a map' })
+        continue
+      }
+      for (const [inner, raw] of Object.entries(value)) readField(`${key}.${inner}`, raw, problems, take)
+    } else readField(key, value, problems, take)
+  }
+}
+
+function readField(
+  path: string,
+  raw: unknown,
+  problems: Problem[],
+  take: (path: FieldPath, raw: unknown, name: string) => void,
+): void {
+  if (!Object.hasOwn(fields, path)) {
+    const near = nearest(path)
+    problems.push({
+      path,
+      reason: `is no field of KubeProxyConfiguration v1alpha1${near ? `; did you mean ${near}?` : ''}`,
+    })
+    return
+  }
+  const name = path as FieldPath
+  // kubeadm writes every field, most of them empty: empty means the default. 0 and false can be meant where the kind has them.
+  if (isEmpty(raw) || (isZeroDuration(raw) && isPositiveDuration(name))) return
+  take(name, raw, path)
+}
+
+function isPositiveDuration(path: FieldPath): boolean {
+  const { kind } = fields[path] as FieldSpec
+  return 'allowed' in kind.read('0s') && !('allowed' in kind.read('1s')) && kind.name.startsWith('a duration')
+}
+
+function isZeroDuration(value: unknown): boolean {
+  return typeof value === 'string' && /^0(s|m0s|h0m0s)?$/.test(value)
+}
+
+function checkTogether(config: ProxyConfig, problems: Problem[]): void {
+  const other = config.mode !== '' && config.mode !== 'ipvs'
+  if (other) problems.push({ path: 'mode', value: config.mode, reason: 'must be ipvs: this daemon has no other mode' })
+  if (config['ipvs.minSyncPeriod'] > config['ipvs.syncPeriod']) {
+    problems.push({ path: 'ipvs.minSyncPeriod', reason: 'must not exceed ipvs.syncPeriod' })
+  }
+  if (config.detectLocalMode === 'BridgeInterface' && config['detectLocal.bridgeInterface'] === '') {
+    problems.push({ path: 'detectLocal.bridgeInterface', reason: 'is needed in detectLocalMode BridgeInterface' })
+  }
+  if (config.detectLocalMode === 'InterfaceNamePrefix' && config['detectLocal.interfaceNamePrefix'] === '') {
+    problems.push({
+      path: 'detectLocal.interfaceNamePrefix',
+      reason: 'is needed in detectLocalMode InterfaceNamePrefix',
+    })
+  }
+  for (const path of ['healthzBindAddress', 'metricsBindAddress'] as const) {
+    if (config[path] !== '' && parseListen(config[path], 1) === undefined)
+      problems.push({ path, value: config[path], reason: 'must be IP:port' })
+  }
+}
+
+function isMap(value: unknown): value is Record<string, unknown> {
+  return typeof value === 'object' && value !== null && !Array.isArray(value)
+}
+
+function isEmpty(value: unknown): boolean {
+  return (
+    value === null ||
+    value === '' ||
+    (Array.isArray(value) && value.length === 0) ||
+    (isMap(value) && Object.keys(value).length === 0)
+  )
+}
+
+/** The known path with the fewest edits, if it is near at all. */
+function nearest(path: string): string | undefined {
+  const ranked = paths.map((known) => ({ known, cost: distance(path.toLowerCase(), known.toLowerCase()) }))
+  const best = ranked.reduce((a, b) => (b.cost < a.cost ? b : a))
+  return best.cost <= Math.max(2, path.length / 4) ? best.known : undefined
+}
+
+/** Levenshtein distance. */
+function distance(a: string, b: string): number {
+  let row = Array.from({ length: b.length + 1 }, (_, i) => i)
+  for (let i = 1; i <= a.length; i++) {
+    const next = [i]
+    for (let j = 1; j <= b.length; j++) {
+      next[j] = Math.min(row[j]! + 1, next[j - 1]! + 1, row[j - 1]! + (a[i - 1] === b[j - 1] ? 0 : 1))
+    }
+    row = next
+  }
+  return row[b.length]!
+}
+
+/** All mistakes as text, one a line: path, value, what is allowed. */
+export function reportProblems(source: string, problems: readonly Problem[]): string {
+  const lines = problems.map(({ path, value, reason }) => {
+    const shown = value === undefined ? '' : ` ${JSON.stringify(value)}`
+    return `  ${path}:${shown} ${reason}`
+  })
+  return [`invalid configuration in ${source}:`, ...lines].join('\n')
+}

@@ -1,0 +1,32 @@
+#!/usr/bin/env node
+import { parseFlags } from './cli/flags.ts'
+import { describeError, ProxyError } from './lib/errors.ts'
+import { version } from './lib/version.ts'
+import { runCleanup, runDaemon } from './run.ts'
+
+/** Exit codes: 0 done, 1 wrong settings or a surprise, 3 the node lacks something. */
+async function main(args: readonly string[]): Promise<number> {
+  try {
+    const line = await parseFlags(args)
+    switch (line.operation) {
+      case 'help':
+        process.stdout.write(`${line.help}\n`)
+        return 0
+      case 'version':
+        process.stdout.write(`kube-ipvs-proxy v${version}\n`)
+        return 0
+      case 'cleanup':
+        return await runCleanup(line)
+      case 'run':
+        return await runDaemon(line)
+    }
+  } catch (error) {
+    // What was foreseen is one message; a surprise shows where it came from.
+    const text =
+      error instanceof ProxyError ? describeError(error) : error instanceof Error ? error.stack : String(error)
+    process.stderr.write(`kube-ipvs-proxy: ${text}\n`)
+    return error instanceof ProxyError && error.code === 'PREFLIGHT' ? 3 : 1
+  }
+}
+
+process.exitCode = await main(process.argv.slice(2))

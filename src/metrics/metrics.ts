@@ -1,0 +1,128 @@
+import { collectDefaultMetrics, Counter, Gauge, Histogram, Registry } from 'prom-client'
+import { version } from '../lib/version.ts'
+
+/** 1 ms doubling to 16.4 s, as upstream's sync durations. */
+const syncBuckets = Array.from({ length: 15 }, (_, n) => 0.001 * 2 ** n)
+
+/** As upstream's network programming latency: fine below a minute, coarse up to five. */
+const programmingBuckets = [
+  0.25,
+  0.5,
+  ...Array.from({ length: 59 }, (_, n) => n + 1),
+  ...Array.from({ length: 12 }, (_, n) => 60 + 5 * n),
+  ...Array.from({ length: 7 }, (_, n) => 120 + 30 * n),
+]
+
+export type Metrics = ReturnType<typeof createMetrics>
+
+/** All series, in a registry of their own. Upstream's names, labels and buckets first, then ours under kube_ipvs_. */
+export function createMetrics() {
+  const registry = new Registry()
+  const registers = [registry]
+  collectDefaultMetrics({ register: registry, eventLoopMonitoringPrecision: 20 })
+  const family = ['ip_family'] as const
+  const buildInfo = new Gauge({
+    name: 'kubernetes_build_info',
+    help: 'A metric with a constant 1 value labeled by the build this binary was made of.',
+    labelNames: ['git_version', 'platform'] as const,
+    registers,
+  })
+  buildInfo.set({ git_version: `v${version}`, platform: `${process.platform}/${process.arch}` }, 1)
+  return {
+    registry,
+    syncDuration: new Histogram({
+      name: 'kubeproxy_sync_proxy_rules_duration_seconds',
+      help: 'SyncProxyRules latency in seconds',
+      labelNames: family,
+      buckets: syncBuckets,
+      registers,
+    }),
+    lastSync: new Gauge({
+      name: 'kubeproxy_sync_proxy_rules_last_timestamp_seconds',
+      help: 'The last time proxy rules were successfully synced',
+      labelNames: family,
+      registers,
+    }),
+    lastQueued: new Gauge({
+      name: 'kubeproxy_sync_proxy_rules_last_queued_timestamp_seconds',
+      help: 'The last time a sync of proxy rules was queued',
+      labelNames: family,
+      registers,
+    }),
+    networkProgramming: new Histogram({
+      name: 'kubeproxy_network_programming_duration_seconds',
+      help: 'In Cluster Network Programming Latency in seconds',
+      labelNames: family,
+      buckets: programmingBuckets,
+      registers,
+    }),
+    endpointChangesPending: new Gauge({
+      name: 'kubeproxy_sync_proxy_rules_endpoint_changes_pending',
+      help: 'Pending proxy rules Endpoint changes',
+      registers,
+    }),
+    endpointChanges: new Counter({
+      name: 'kubeproxy_sync_proxy_rules_endpoint_changes_total',
+      help: 'Cumulative proxy rules Endpoint changes',
+      registers,
+    }),
+    serviceChangesPending: new Gauge({
+      name: 'kubeproxy_sync_proxy_rules_service_changes_pending',
+      help: 'Pending proxy rules Service changes',
+      registers,
+    }),
+    serviceChanges: new Counter({
+      name: 'kubeproxy_sync_proxy_rules_service_changes_total',
+      help: 'Cumulative proxy rules Service changes',
+      registers,
+    }),
+    noLocalEndpoints: new Gauge({
+      name: 'kubeproxy_sync_proxy_rules_no_local_endpoints_total',
+      help: 'Number of services with a Local traffic policy and no endpoints',
+      labelNames: ['ip_family', 'traffic_policy'] as const,
+      registers,
+    }),
+    restoreFailures: new Counter({
+      name: 'kubeproxy_sync_proxy_rules_iptables_restore_failures_total',
+      help: 'Cumulative proxy iptables restore failures',
+      labelNames: family,
+      registers,
+    }),
+    healthz: new Counter({
+      name: 'kubeproxy_proxy_healthz_total',
+      help: 'Cumulative proxy healthz HTTP status',
+      labelNames: ['code'] as const,
+      registers,
+    }),
+    livez: new Counter({
+      name: 'kubeproxy_proxy_livez_total',
+      help: 'Cumulative proxy livez HTTP status',
+      labelNames: ['code'] as const,
+      registers,
+    }),
+    restRequests: new Counter({
+      name: 'rest_client_requests_total',
+      help: 'Number of HTTP requests, partitioned by status code, method, and host.',
+      labelNames: ['code', 'method', 'host'] as const,
+      registers,
+    }),
+    syncFailures: new Counter({
+      name: 'kube_ipvs_sync_failures_total',
+      help: 'Passes in which a layer failed or the kernel refused an entry',
+      labelNames: family,
+      registers,
+    }),
+    driftRepaired: new Counter({
+      name: 'kube_ipvs_drift_repaired_total',
+      help: 'Things of the kernel that somebody else had changed and that were put right',
+      labelNames: ['ip_family', 'layer', 'kind', 'state'] as const,
+      registers,
+    }),
+    refusals: new Gauge({
+      name: 'kube_ipvs_refused_service_ports',
+      help: 'Service ports of which the kernel refused an entry in the last pass',
+      labelNames: family,
+      registers,
+    }),
+  }
+}

@@ -1,0 +1,203 @@
+import { afterEach, beforeEach, describe, expect, it } from 'vitest'
+import {
+  serverFlags,
+  serverKey,
+  type Ipvs,
+  type IpvsChange,
+  type ServerId,
+  type VirtualServer,
+} from '../../src/ipvs/ipvs.ts'
+
+const v4: ServerId = { family: 'IPv4', protocol: 'TCP', address: '10.96.0.1', port: 443 }
+const v6: ServerId = { family: 'IPv6', protocol: 'UDP', address: 'fd00::a', port: 53 }
+
+function server(id: ServerId, scheduler = 'rr', flags = 0, timeout = 0): VirtualServer {
+  return { ...id, scheduler, flags, timeout }
+}
+
+function sorted(text: string): string[] {
+  return text
+    .split('\n')
+    .filter((line) => line !== '')
+    .sort()
+}
+
+/** What every Ipvs does. `make` gives an empty one; `dump` prints it like `ipvsadm -Sn`. */
+export function ipvsContract<I extends Ipvs>(make: () => Promise<I>, dump: (ipvs: I) => string): void {
+  let ipvs: I
+  beforeEach(async () => {
+    ipvs = await make()
+  })
+  afterEach(() => ipvs.close())
+
+  const apply = async (...changes: IpvsChange[]): Promise<(string | undefined)[]> =>
+    (await ipvs.apply(changes)).map((error) => error?.message)
+  const to = (id: ServerId, address: string, port: number, weight = 1): IpvsChange => ({
+    kind: 'newDestination',
+    server: id,
+    destination: { address, port, weight },
+  })
+
+  describe('virtual servers', () => {
+    it('come to stand in both families, with scheduler, flags and timeout', async () => {
+      const sctp: ServerId = { ...v4, protocol: 'SCTP', port: 3868 }
+      const wanted = [
+        server(v4, 'rr', serverFlags.persistent, 10800),
+        server(v6, 'sh', 0x18),
+        server(sctp, 'wrr'),
+        server({ ...v6, port: 54 }, 'lc', serverFlags.persistent, 300),
+      ]
+      const changes = wanted.map((one): IpvsChange => ({ kind: 'newServer', server: one }))
+      expect(await apply(...changes)).toEqual(wanted.map(() => undefined))
+      expect((await ipvs.listServers()).toSorted(byKey)).toEqual(wanted.toSorted(byKey))
+      expect(sorted(dump(ipvs))).toEqual([
+        '-A --sctp-service 10.96.0.1:3868 -s wrr',
+        '-A -t 10.96.0.1:443 -s rr -p 10800',
+        '-A -u [fd00::a]:53 -s sh -b sh-fallback,sh-port',
+        '-A -u [fd00::a]:54 -s lc -p 300',
+      ])
+    })
+
+    it('are changed and deleted', async () => {
+      await apply(
+        { kind: 'newServer', server: server(v4) },
+        { kind: 'newServer', server: server(v6) },
+        to(v4, '10.1.0.1', 80),
+      )
+      await apply(
+        { kind: 'setServer', server: server(v4, 'lc', serverFlags.persistent, 60) },
+        { kind: 'deleteServer', server: v6 },
+      )
+      expect(sorted(dump(ipvs))).toEqual([
+        '-A -t 10.96.0.1:443 -s lc -p 60',
+        '-a -t 10.96.0.1:443 -r 10.1.0.1:80 -m -w 1',
+      ])
+      await apply({ kind: 'setServer', server: server(v4) })
+      expect(await ipvs.listServers()).toEqual([server(v4)])
+    })
+
+    it('are refused one by one, the rest goes on', async () => {
+      const unknown = server({ ...v4, port: 1 }, 'nosuch')
+      const answers = await ipvs.apply([
+        { kind: 'newServer', server: server(v4) },
+        { kind: 'newServer', server: server(v4) },
+        { kind: 'newServer', server: unknown },
+        { kind: 'setServer', server: unknown },
+        { kind: 'setServer', server: server(v4, 'nosuch') },
+        { kind: 'deleteServer', server: v6 },
+        { kind: 'newServer', server: server(v6) },
+      ])
+      const names = answers.map((error) => error?.errnoName)
+      expect(names).toEqual([undefined, 'EEXIST', 'ENOENT', 'ESRCH', 'ENOENT', 'ESRCH', undefined])
+      expect(answers[2]?.message).toBe(
+        'add virtual server 10.96.0.1:1/TCP: ENOENT (unknown scheduler "nosuch": modprobe ip_vs_nosuch)',
+      )
+      expect((await ipvs.listServers()).toSorted(byKey)).toEqual([server(v4), server(v6)].toSorted(byKey))
+    })
+  })
+
+  describe('destinations', () => {
+    it('are added, changed and deleted in the order given', async () => {
+      const destination = { address: '10.1.0.2', port: 8080 }
+      const answers = await apply(
+        { kind: 'newServer', server: server(v4) },
+        { kind: 'newServer', server: server(v6) },
+        to(v4, '10.1.0.1', 8080),
+        to(v4, '10.1.0.2', 8080, 0),
+        to(v6, 'fd00:10::b', 5353, 100),
+        { kind: 'setDestination', server: v4, destination: { ...destination, weight: 7 } },
+        to(v4, '10.1.0.3', 8080),
+        { kind: 'deleteDestination', server: v4, destination: { ...destination, address: '10.1.0.3' } },
+      )
+      expect(answers).toEqual(Array.from({ length: 8 }, () => undefined))
+      const found = { forwarding: 0, activeConnections: 0, inactiveConnections: 0 }
+      expect(await ipvs.listDestinations(v6)).toEqual([{ address: 'fd00:10::b', port: 5353, weight: 100, ...found }])
+      expect((await ipvs.listDestinations(v4)).toSorted((a, b) => a.weight - b.weight)).toEqual([
+        { address: '10.1.0.1', port: 8080, weight: 1, ...found },
+        { address: '10.1.0.2', port: 8080, weight: 7, ...found },
+      ])
+      expect(sorted(dump(ipvs))).toEqual([
+        '-A -t 10.96.0.1:443 -s rr',
+        '-A -u [fd00::a]:53 -s rr',
+        '-a -t 10.96.0.1:443 -r 10.1.0.1:8080 -m -w 1',
+        '-a -t 10.96.0.1:443 -r 10.1.0.2:8080 -m -w 7',
+        '-a -u [fd00::a]:53 -r [fd00:10::b]:5353 -m -w 100',
+      ])
+    })
+
+    it('of a missing server are none', async () => {
+      expect(await ipvs.listDestinations(v4)).toEqual([])
+    })
+
+    const present: IpvsChange[] = [
+      { kind: 'newServer', server: server(v4) },
+      { kind: 'newServer', server: server(v6) },
+      to(v4, '10.1.0.1', 80),
+    ]
+    const refusals: [string, IpvsChange, string][] = [
+      ['there already', to(v4, '10.1.0.1', 80), 'EEXIST'],
+      ['of a missing server', to({ ...v4, port: 1 }, '10.1.0.1', 80), 'ESRCH'],
+      ['multicast', to(v4, '224.0.0.1', 80), 'EINVAL'],
+      ['link-local', to(v6, 'fe80::1', 80), 'EINVAL'],
+      ['of the other family', to(v4, 'fd00::1', 80), 'EINVAL'],
+      ['with a negative weight', to(v4, '10.1.0.9', 80, -1), 'ERANGE'],
+      [
+        'absent, to be changed',
+        { kind: 'setDestination', server: v4, destination: { address: '10.1.0.2', port: 80, weight: 1 } },
+        'ENOENT',
+      ],
+      [
+        'absent, to be deleted',
+        { kind: 'deleteDestination', server: v4, destination: { address: '10.1.0.2', port: 80 } },
+        'ENOENT',
+      ],
+      [
+        'to be deleted from a missing server',
+        { kind: 'deleteDestination', server: { ...v4, port: 1 }, destination: { address: '10.1.0.1', port: 80 } },
+        'ESRCH',
+      ],
+    ]
+    it.each(refusals)('%s are refused', async (_what, change, name) => {
+      await apply(...present)
+      const [error] = await ipvs.apply([change])
+      expect(error?.errnoName).toBe(name)
+    })
+  })
+
+  it.each([3, 100])('lists all of %i servers with their destinations', async (count) => {
+    const ids = Array.from({ length: count }, (_, index): ServerId =>
+      index % 2 === 0 ? { ...v4, port: index + 1 } : { ...v6, port: index + 1 },
+    )
+    await apply(
+      ...ids.flatMap((id, index): IpvsChange[] => [
+        { kind: 'newServer', server: server(id, 'rr', serverFlags.persistent, 60) },
+        to(id, id.family === 'IPv4' ? '10.1.0.1' : 'fd00:10::b', 80, index),
+        to(id, id.family === 'IPv4' ? '10.1.0.1' : 'fd00:10::b', 81, index),
+      ]),
+    )
+    const all = await ipvs.listAll()
+    const text = all.map((one) =>
+      [
+        serverKey(one.server),
+        one.server.timeout,
+        ...one.destinations.map((d) => `${d.address} ${d.port} ${d.weight} ${d.forwarding}`).sort(),
+      ].join(', '),
+    )
+    const wanted = ids.map((id, index) => {
+      const host = id.family === 'IPv4' ? '10.1.0.1' : 'fd00:10::b'
+      return `${serverKey(id)}, 60, ${host} 80 ${index} 0, ${host} 81 ${index} 0`
+    })
+    expect(text.sort()).toEqual(wanted.sort())
+  })
+
+  it('sets timeouts and keeps those that are 0', async () => {
+    await ipvs.setTimeouts({ tcp: 901, tcpFin: 121, udp: 301 })
+    await ipvs.setTimeouts({ tcp: 0, tcpFin: 0, udp: 77 })
+    expect(await ipvs.timeouts()).toEqual({ tcp: 901, tcpFin: 121, udp: 77 })
+    await ipvs.setTimeouts({ tcp: 900, tcpFin: 120, udp: 300 })
+  })
+}
+
+function byKey(a: ServerId, b: ServerId): number {
+  return serverKey(a) < serverKey(b) ? -1 : 1
+}
