@@ -68,7 +68,7 @@ export async function parseFlags(args: readonly string[]): Promise<CommandLine> 
   const flags = new Map<string, string>()
   for (const { flag } of configFlags) {
     const value = values[flag]
-    if (value !== undefined) flags.set(flag, String(value))
+    if (typeof value === 'string') flags.set(flag, value)
   }
   const text = (name: string): string | undefined => values[name] as string | undefined
   const operation = values.help ? 'help' : values.version ? 'version' : values.cleanup ? 'cleanup' : 'run'

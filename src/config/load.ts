@@ -67,7 +67,8 @@ export function loadConfig({ file, flags }: Sources): Loaded {
 
 /** With an IPv6 bind address the servers listen on IPv6, too, unless told otherwise. */
 function presetOf(path: FieldPath, values: ReadonlyMap<FieldPath, unknown>): unknown {
-  const ipv6 = String(values.get('bindAddress') ?? '').includes(':')
+  const bind = values.get('bindAddress')
+  const ipv6 = typeof bind === 'string' && bind.includes(':')
   if (ipv6 && path === 'healthzBindAddress') return '[::]:10256'
   if (ipv6 && path === 'metricsBindAddress') return '[::1]:10249'
   return fields[path].preset

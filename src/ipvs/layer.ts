@@ -103,7 +103,7 @@ export class IpvsLayer implements Layer {
       this.#present.set(key, { server, destinations: now })
       this.#pending.add(key)
     }
-    for (const key of [...this.#present.keys()]) {
+    for (const key of this.#present.keys()) {
       if (seen.has(key)) continue
       // Its destinations went with it: one thing happened, one line says so.
       report('virtual server', key, 'missing')

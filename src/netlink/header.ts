@@ -87,7 +87,7 @@ export function readErrno(payload: Buffer): number {
       offset: 0,
     })
   }
-  return -payload.readInt32LE(0)
+  return 0 - payload.readInt32LE(0) // 0 stays 0, not -0
 }
 
 /** Payload of the request that an error repeats; empty where the kernel left it out. */

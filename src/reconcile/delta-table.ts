@@ -37,7 +37,7 @@ export class DeltaTable<K, V> {
 
   /** After a dump: what is not in it is gone. */
   observedAll(now: ReadonlyMap<K, V>): void {
-    for (const key of [...this.#actual.keys()]) if (!now.has(key)) this.gone(key)
+    for (const key of this.#actual.keys()) if (!now.has(key)) this.gone(key)
     for (const [key, value] of now) this.observed(key, value)
   }
 

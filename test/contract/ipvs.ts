@@ -22,6 +22,12 @@ function sorted(text: string): string[] {
     .sort()
 }
 
+const to = (id: ServerId, address: string, port: number, weight = 1): IpvsChange => ({
+  kind: 'newDestination',
+  server: id,
+  destination: { address, port, weight },
+})
+
 /** What every Ipvs does. `make` gives an empty one; `dump` prints it like `ipvsadm -Sn`. */
 export function ipvsContract<I extends Ipvs>(make: () => Promise<I>, dump: (ipvs: I) => string): void {
   let ipvs: I
@@ -32,11 +38,6 @@ export function ipvsContract<I extends Ipvs>(make: () => Promise<I>, dump: (ipvs
 
   const apply = async (...changes: IpvsChange[]): Promise<(string | undefined)[]> =>
     (await ipvs.apply(changes)).map((error) => error?.message)
-  const to = (id: ServerId, address: string, port: number, weight = 1): IpvsChange => ({
-    kind: 'newDestination',
-    server: id,
-    destination: { address, port, weight },
-  })
 
   describe('virtual servers', () => {
     it('come to stand in both families, with scheduler, flags and timeout', async () => {

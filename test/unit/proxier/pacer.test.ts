@@ -25,7 +25,7 @@ class ManualClock implements Clock {
       await settle()
       const next = Math.min(to, ...[...this.#sleepers].map(({ until }) => until).filter((until) => until > this.#now))
       this.#now = next
-      for (const sleeper of [...this.#sleepers]) if (sleeper.until <= this.#now) sleeper.wake()
+      for (const sleeper of this.#sleepers) if (sleeper.until <= this.#now) sleeper.wake()
     }
     await settle()
   }

@@ -1,0 +1,51 @@
+// Bundles the daemon into dist/: one file, and next to it the netlink package's N-API binaries, one for each machine type.
+import { cpSync, mkdirSync, rmSync } from 'node:fs'
+import { createRequire } from 'node:module'
+import { dirname, join, resolve } from 'node:path'
+import { build } from 'esbuild'
+
+const root = resolve(import.meta.dirname, '..')
+const dist = join(root, 'dist')
+const netlink = dirname(createRequire(join(root, 'package.json')).resolve('netlink/package.json'))
+
+/** The netlink package finds its binary relative to its own folder, which the bundle does not have. */
+const nativeBesideBundle = {
+  name: 'native-beside-bundle',
+  setup(builder) {
+    builder.onResolve({ filter: /^node-gyp-build$/ }, () => ({ path: 'node-gyp-build', namespace: 'native' }))
+    builder.onLoad({ filter: /.*/, namespace: 'native' }, () => ({
+      contents: `
+        const { join } = require('node:path')
+        module.exports = () => require(join(bundleFolder, 'prebuilds', process.platform + '-' + process.arch, 'netlink.node'))`,
+      resolveDir: root,
+    }))
+  },
+}
+
+rmSync(dist, { recursive: true, force: true })
+mkdirSync(dist)
+await build({
+  entryPoints: [join(root, 'src/main.ts')],
+  outfile: join(dist, 'kube-ipvs-proxy.mjs'),
+  bundle: true,
+  platform: 'node',
+  target: 'node24',
+  format: 'esm',
+  legalComments: 'none',
+  logLevel: 'warning',
+  // Loaded only for kubeconfigs with exec or OIDC credentials; an image that needs them adds the package.
+  external: ['@kubernetes/client-node'],
+  define: { __dirname: 'import.meta.dirname' },
+  plugins: [nativeBesideBundle],
+  banner: {
+    js: [
+      "import { createRequire as bundleCreateRequire } from 'node:module'",
+      'const require = bundleCreateRequire(import.meta.url)',
+      'const bundleFolder = import.meta.dirname',
+    ].join('\n'),
+  },
+})
+for (const machine of ['linux-x64', 'linux-arm64']) {
+  const from = join(netlink, 'prebuilds', machine)
+  cpSync(join(from, 'node.napi.node'), join(dist, 'prebuilds', machine, 'netlink.node'))
+}

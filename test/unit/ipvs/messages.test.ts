@@ -1,0 +1,167 @@
+import { describe, expect, it } from 'vitest'
+import * as messages from '../../../src/ipvs/messages.ts'
+import type { IpvsChange } from '../../../src/ipvs/ipvs.ts'
+import { KernelIpvs } from '../../../src/ipvs/kernel-ipvs.ts'
+import { Writer } from '../../../src/netlink/attributes.ts'
+import { Connection, type Message } from '../../../src/netlink/connection.ts'
+import { fakeKernel, message, refusing, result } from '../netlink/fake-socket.ts'
+import * as kernel from './kernel-bytes.ts'
+
+const v4 = { family: 'IPv4', protocol: 'TCP', address: '10.96.0.1', port: 443 } as const
+const v6 = { family: 'IPv6', protocol: 'UDP', address: 'fd00::a', port: 53 } as const
+const linkLocal = { address: 'fe80::1', port: 5353 }
+
+/** Those that the kernel-bytes are of. */
+const changes: IpvsChange[] = [
+  { kind: 'newServer', server: { ...v4, scheduler: 'rr', flags: 1, timeout: 10800 } },
+  { kind: 'newServer', server: { ...v4, scheduler: 'rr', flags: 0, timeout: 0 } },
+  { kind: 'newServer', server: { ...v6, scheduler: 'sh', flags: 0x18, timeout: 0 } },
+  { kind: 'newServer', server: { ...v6, port: 54, scheduler: 'nope', flags: 0, timeout: 0 } },
+  { kind: 'newDestination', server: v4, destination: { address: '10.0.2.2', port: 6443, weight: 1 } },
+  { kind: 'newDestination', server: v4, destination: { address: '224.0.0.1', port: 6443, weight: 1 } },
+  { kind: 'newDestination', server: v4, destination: { address: 'fd00::b', port: 6443, weight: 1 } },
+  { kind: 'newDestination', server: v6, destination: { address: 'fd00:10::b', port: 5353, weight: 0 } },
+  { kind: 'newDestination', server: v6, destination: { ...linkLocal, weight: -1 } },
+  { kind: 'newDestination', server: v6, destination: { ...linkLocal, weight: 1 } },
+  { kind: 'setDestination', server: v6, destination: { ...linkLocal, weight: 1 } },
+  { kind: 'deleteDestination', server: v6, destination: linkLocal },
+]
+
+function hex(one: Message): string {
+  const writer = new Writer()
+  one.write(writer)
+  return writer.bytes().toString('hex')
+}
+
+const bytes = (text: string): Buffer => Buffer.from(text, 'hex')
+const servers = [
+  { ...v4, scheduler: 'rr', flags: 1, timeout: 10800 },
+  { ...v6, scheduler: 'sh', flags: 0x18, timeout: 0 },
+]
+const noConnections = { forwarding: 0, activeConnections: 0, inactiveConnections: 0 }
+
+describe('messages', () => {
+  it.each(changes.map((change, index) => [change.kind, change, kernel.changes[index]] as const))(
+    '%s is written as the kernel took it',
+    (_kind, change, wanted) => {
+      expect(hex(messages.changeMessage(0x20, change))).toBe(wanted)
+    },
+  )
+
+  it('setServer and deleteServer', () => {
+    const server = { ...v4, scheduler: 'rr', flags: 1, timeout: 10800 }
+    const asNew = hex(messages.changeMessage(0x20, { kind: 'newServer', server }))
+    expect(hex(messages.changeMessage(0x20, { kind: 'setServer', server }))).toBe(`02${asNew.slice(2)}`)
+    expect(hex(messages.changeMessage(0x20, { kind: 'deleteServer', server }))).toBe(
+      hex(messages.listDestinationsMessage(0x20, v4)).replace(/^08/, '03'),
+    )
+  })
+
+  it('servers are read from a dump', () => {
+    expect(kernel.servers.map((text) => messages.decodeServer(bytes(text)))).toEqual(servers)
+  })
+
+  it('destinations are read from a dump', () => {
+    const [one = '', two = ''] = kernel.destinations
+    const first = { address: '10.0.2.2', port: 6443, weight: 1, ...noConnections }
+    expect(messages.decodeDestination(bytes(one), 'IPv4')).toEqual(first)
+    const second = { address: 'fd00:10::b', port: 5353, weight: 0, ...noConnections }
+    expect(messages.decodeDestination(bytes(two), 'IPv6')).toEqual(second)
+  })
+
+  it('timeouts are read and written', () => {
+    expect(messages.decodeTimeouts(bytes(kernel.timeouts))).toEqual({ tcp: 900, tcpFin: 120, udp: 300 })
+    const set = messages.setTimeoutsMessage(0x20, { tcp: 0, tcpFin: 0, udp: 77 })
+    expect(hex(set)).toBe(kernel.setTimeouts)
+  })
+
+  it.each([...kernel.servers, ...kernel.destinations])('cut bytes are refused', (text) => {
+    const whole = bytes(text)
+    for (let end = 5; end < whole.length; end++) {
+      expect(() => messages.commandAttributes.decode(whole, 4, end)).toThrow(/at byte/)
+    }
+  })
+
+  it('firewall marks and other protocols are no servers', () => {
+    const mark = messages.commandAttributes.encode({ server: { family: 2, firewallMark: 5, scheduler: 'rr' } })
+    expect(messages.decodeServer(Buffer.concat([Buffer.alloc(4), mark]))).toBeUndefined()
+  })
+})
+
+describe('parseProcIpVs', () => {
+  const text = `IP Virtual Server version 1.2.1 (size=4096)
+Prot LocalAddress:Port Scheduler Flags
+  -> RemoteAddress:Port Forward Weight ActiveConn InActConn
+TCP  0A600001:01BB rr  persistent 2700000 FFFFFFFF
+  -> 0A000202:192B      Masq    1      3          40        
+  -> 0A000203:192B      Route   -1     0          0         
+FWM  00000007 rr 
+  -> 0A000209:0050      Masq    1      0          0         
+UDP  [fd00:0000:0000:0000:0000:0000:0000:000a]:0035 sh ops
+  -> [fd00:0010:0000:0000:0000:0000:0000:000b]:14E9      Masq    0      0          0         
+SCTP 0A600001:0F1C rr 
+`
+  it('reads servers with their destinations', () => {
+    const found = { weight: 1, forwarding: 0, activeConnections: 3, inactiveConnections: 40 }
+    expect([...messages.parseProcIpVs(text)]).toEqual([
+      [
+        '10.96.0.1:443/TCP',
+        [
+          { address: '10.0.2.2', port: 6443, ...found },
+          { address: '10.0.2.3', port: 6443, weight: -1, forwarding: 3, activeConnections: 0, inactiveConnections: 0 },
+        ],
+      ],
+      ['[fd00::a]:53/UDP', [{ address: 'fd00:10::b', port: 5353, weight: 0, ...noConnections }]],
+      ['10.96.0.1:3868/SCTP', []],
+    ])
+  })
+
+  it.each(['', 'nonsense', 'TCP  zz rr', '  -> 0A000202:192B Masq 1 0 0'])('reads nothing from "%s"', (other) => {
+    expect([...messages.parseProcIpVs(other)]).toEqual([])
+  })
+})
+
+describe('changeError', () => {
+  const cases: [number, number, string][] = [
+    [0, 17, 'add virtual server 10.96.0.1:443/TCP: EEXIST'],
+    [3, 2, 'add virtual server [fd00::a]:54/UDP: ENOENT (unknown scheduler "nope": modprobe ip_vs_nope)'],
+    [4, 3, 'add destination 10.0.2.2:6443 of virtual server 10.96.0.1:443/TCP: ESRCH'],
+    [10, 2, 'update destination [fe80::1]:5353 of virtual server [fd00::a]:53/UDP: ENOENT'],
+    [
+      11,
+      1,
+      'delete destination [fe80::1]:5353 of virtual server [fd00::a]:53/UDP: EPERM (needs the capability CAP_NET_ADMIN)',
+    ],
+  ]
+  it.each(cases)('change %i, errno %i: %s', (index, errno, text) => {
+    expect(messages.changeError(changes[index]!, errno).message).toBe(text)
+  })
+})
+
+describe('KernelIpvs', () => {
+  const family = bytes('010200000600010020000000')
+
+  it('asks for the family once and maps refusals to changes', async () => {
+    const fake = fakeKernel((sent) =>
+      sent[0]!.type === 0x10
+        ? [message(0x10, sent[0]!.sequence, family), result(2, sent[0]!.sequence, 0)]
+        : refusing((one) => (one.payload[0] === 5 ? 3 : 0))(sent),
+    )
+    const ipvs = new KernelIpvs(() => new Connection(fake.open))
+    const answers = [...(await ipvs.apply(changes.slice(2, 5))), ...(await ipvs.apply(changes.slice(0, 1)))]
+    expect(answers.map((error) => error?.errnoName)).toEqual([undefined, undefined, 'ESRCH', undefined])
+    expect(fake.sends.map((send) => send.messages[0]?.type)).toEqual([0x10, 0x20, 0x20])
+    ipvs.close()
+  })
+
+  it('asks again for a family that was not there', async () => {
+    let there = false
+    const fake = fakeKernel(([one]) =>
+      there ? [message(0x10, one!.sequence, family), result(2, one!.sequence, 0)] : [result(2, one!.sequence, 2)],
+    )
+    const ipvs = new KernelIpvs(() => new Connection(fake.open))
+    await expect(ipvs.apply([])).rejects.toThrow('modprobe ip_vs')
+    there = true
+    expect(await ipvs.apply([])).toEqual([])
+  })
+})
