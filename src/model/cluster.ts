@@ -9,7 +9,7 @@ export interface ServiceRecord {
   readonly externalIPs: readonly string[]
   /** Ingress IPs of the load balancer with ipMode VIP (or none, KEP-1860). */
   readonly loadBalancerIPs: readonly string[]
-  /** Canonical CIDRs; empty where any one is a zero prefix. */
+  /** Canonical CIDRs; none of a family of which one is a zero prefix. */
   readonly sourceRanges: readonly string[]
   readonly ports: readonly ServicePortRecord[]
   /** Client affinity in seconds; 0: none. */

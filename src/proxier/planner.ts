@@ -1,4 +1,4 @@
-import { cidrContains, parseCidr, familyOf, type Family, type Protocol } from '../model/address.ts'
+import { cidrContains, parseCidr, familyOf, type Cidr, type Family, type Protocol } from '../model/address.ts'
 import type { ServicePortRecord, ServiceRecord } from '../model/cluster.ts'
 import type { SetRole } from '../model/sets.ts'
 import { serverFlags, type Destination } from '../model/virtual-server.ts'
@@ -100,7 +100,7 @@ export function planPort(
     const ranges = service.sourceRanges.map((text) => parseCidr(text)!).filter((range) => range.family === facts.family)
     if (ranges.length > 0) {
       add('loadBalancerFirewall', entry)
-      for (const range of ranges) add('loadBalancerSourceCIDR', `${entry},${range.address}/${range.prefix}`)
+      for (const range of ranges) add('loadBalancerSourceCIDR', `${entry},${rangeText(range)}`)
       // The node's packets to a bound address carry that address as source.
       if (facts.nodeIP !== '' && ranges.some((range) => cidrContains(range, facts.nodeIP))) {
         add('loadBalancerSourceIP', `${entry},${address}`)
@@ -125,6 +125,11 @@ export function planPort(
   if (service.healthCheckNodePort !== 0) add('healthCheckNodePort', String(service.healthCheckNodePort))
 
   return { servers, members, addresses: [...addresses], drops, noLocal: [...noLocal] }
+}
+
+/** As the kernel lists it: a whole address has no prefix. */
+function rangeText({ address, prefix, family }: Cidr): string {
+  return prefix === (family === 'IPv4' ? 32 : 128) ? address : `${address}/${prefix}`
 }
 
 function toDestination(endpoint: PortEndpoint): Destination {

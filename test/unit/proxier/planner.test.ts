@@ -124,7 +124,7 @@ test.each<Case>([
   },
   {
     name: 'a load balancer with source ranges that leave the node out',
-    service: { loadBalancerIPs: ['1.2.3.4'], sourceRanges: ['10.0.0.0/8'] },
+    service: { loadBalancerIPs: ['1.2.3.4'], sourceRanges: ['10.0.0.0/8', '11.0.0.1/32'] },
     endpoints: [],
     want: [
       '10.96.0.10:80/TCP rr > ',
@@ -134,6 +134,7 @@ test.each<Case>([
       'loadBalancer 1.2.3.4,tcp:80',
       'loadBalancerFirewall 1.2.3.4,tcp:80',
       'loadBalancerSourceCIDR 1.2.3.4,tcp:80,10.0.0.0/8',
+      'loadBalancerSourceCIDR 1.2.3.4,tcp:80,11.0.0.1',
       'ipvsIPs 1.2.3.4',
       'bind 10.96.0.10',
       'bind 1.2.3.4',
