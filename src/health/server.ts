@@ -77,7 +77,8 @@ export class HttpServer {
   }
 
   async #respond(method: string, url: string, response: ServerResponse): Promise<void> {
-    const route = this.#options.routes[url.split('?')[0]!]
+    const path = url.split('?')[0]!
+    const route = Object.hasOwn(this.#options.routes, path) ? this.#options.routes[path] : undefined
     let reply: Reply
     if (method !== 'GET' && method !== 'HEAD')
       reply = { code: 405, type: 'text/plain; charset=utf-8', body: 'method not allowed' }

@@ -1,0 +1,169 @@
+import { readFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { describe, expect, test } from 'vitest'
+import { durationText, parseDuration } from '../../../src/config/duration.ts'
+import { loadConfig, reportProblems } from '../../../src/config/load.ts'
+import { fields } from '../../../src/config/schema.ts'
+
+const header = 'apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProxyConfiguration\n'
+const load = (file: string) => loadConfig({ file: header + file, flags: new Map() })
+const messages = (file: string): string[] =>
+  reportProblems('FILE', load(file).problems)
+    .split('\n')
+    .slice(1)
+    .map((line) => line.trim())
+
+describe('mistakes are told with path, value and what is allowed', () => {
+  test.each([
+    [
+      'ipvs:\n  schedular: rr',
+      ['ipvs.schedular: is no field of KubeProxyConfiguration v1alpha1; did you mean ipvs.scheduler?'],
+    ],
+    ['nonsenseOfAllKinds: 1', ['nonsenseOfAllKinds: is no field of KubeProxyConfiguration v1alpha1']],
+    ['ipvs:\n  strictARP: "yes"', ['ipvs.strictARP: "yes" must be true or false']],
+    ['ipvs: rr', ['ipvs: "rr" must be a map']],
+    [
+      'ipvs:\n  scheduler: Round Robin',
+      [
+        'ipvs.scheduler: "Round Robin" must be the name of a kernel scheduler, such as rr, wrr, lc, wlc, sh, dh, sed, nq, mh',
+      ],
+    ],
+    ['ipvs:\n  syncPeriod: -1s', ['ipvs.syncPeriod: "-1s" must be a duration above 0, such as 30s']],
+    ['ipvs:\n  syncPeriod: 30', ['ipvs.syncPeriod: 30 must be a duration above 0, such as 30s']],
+    ['ipvs:\n  syncPeriod: 5s\n  minSyncPeriod: 6s', ['ipvs.minSyncPeriod: must not exceed ipvs.syncPeriod']],
+    [
+      'ipvs:\n  excludeCIDRs: [10.0.0.0/33]',
+      ['ipvs.excludeCIDRs: ["10.0.0.0/33"] must be a list of CIDRs, such as [10.0.0.0/8]'],
+    ],
+    [
+      'clusterCIDR: 10.0.0.0',
+      ['clusterCIDR: "10.0.0.0" must be a CIDR, or two of different families with a comma between them'],
+    ],
+    [
+      'clusterCIDR: 10.0.0.0/8,11.0.0.0/8',
+      ['clusterCIDR: "10.0.0.0/8,11.0.0.0/8" must be a CIDR, or two of different families with a comma between them'],
+    ],
+    [
+      'nodePortAddresses: [primary, 10.0.0.0/8]',
+      ['nodePortAddresses: ["primary","10.0.0.0/8"] must be a list of CIDRs, or the single word primary'],
+    ],
+    ['iptables:\n  masqueradeBit: 32', ['iptables.masqueradeBit: 32 must be a whole number from 0 to 31']],
+    ['mode: iptables', ['mode: "iptables" must be ipvs: this daemon has no other mode']],
+    [
+      'healthzBindAddress: localhost:1',
+      ['healthzBindAddress: "localhost:1" must be IP:port with a port from 1 to 65535, or an IP'],
+    ],
+    ['detectLocalMode: BridgeInterface', ['detectLocal.bridgeInterface: is needed in detectLocalMode BridgeInterface']],
+    [
+      'bindAddress: here\nmode: x',
+      [
+        'bindAddress: "here" must be an IP address',
+        'mode: "x" must be one of "", ipvs, iptables, nftables, kernelspace',
+      ],
+    ],
+    ['mode: ipvs\nmode: ipvs', ['line 4: Map keys must be unique']],
+    ['mode: [', ['line 3: Flow sequence in block collection must be sufficiently indented and end with a ]']],
+  ])('%s', (file, want) => {
+    expect(messages(file)).toEqual(want)
+  })
+
+  test('another kind of file', () => {
+    const { problems } = loadConfig({ file: 'apiVersion: v1\nkind: Service', flags: new Map() })
+    expect(problems.map(({ path }) => path)).toEqual(['apiVersion', 'kind'])
+  })
+})
+
+test('without anything all is at its default', () => {
+  const { config, problems } = loadConfig({ flags: new Map() })
+  expect(problems).toEqual([])
+  for (const [path, { preset }] of Object.entries(fields)) expect(config).toHaveProperty([path], preset)
+})
+
+test('what kubeadm writes, all fields empty or zero, means the defaults', () => {
+  const { config, problems, notices } = load(`
+bindAddress: 0.0.0.0
+bindAddressHardFail: false
+clientConnection: {acceptContentTypes: "", burst: 0, contentType: "", kubeconfig: /var/lib/kube-proxy/kubeconfig.conf, qps: 0}
+clusterCIDR: 10.244.0.0/16
+configSyncPeriod: 0s
+conntrack: {maxPerCore: null, min: null, tcpBeLiberal: false, tcpCloseWaitTimeout: null, tcpEstablishedTimeout: null, udpStreamTimeout: 0s, udpTimeout: 0s}
+detectLocal: {bridgeInterface: "", interfaceNamePrefix: ""}
+detectLocalMode: ""
+enableProfiling: false
+healthzBindAddress: ""
+hostnameOverride: ""
+iptables: {localhostNodePorts: null, masqueradeAll: false, masqueradeBit: null, minSyncPeriod: 0s, syncPeriod: 0s}
+ipvs: {excludeCIDRs: null, minSyncPeriod: 0s, scheduler: "", strictARP: false, syncPeriod: 0s, tcpFinTimeout: 0s, tcpTimeout: 0s, udpTimeout: 0s}
+logging: {flushFrequency: 0, options: {json: {infoBufferSize: "0"}, text: {infoBufferSize: "0"}}, verbosity: 0}
+metricsBindAddress: ""
+mode: ipvs
+nftables: {masqueradeAll: false, masqueradeBit: null, minSyncPeriod: 0s, syncPeriod: 0s}
+nodePortAddresses: null
+oomScoreAdj: null
+portRange: ""
+showHiddenMetricsForVersion: ""
+winkernel: {enableDSR: false, forwardHealthCheckVip: false, networkName: "", rootHnsEndpointName: "", sourceVip: ""}
+`)
+  expect(problems).toEqual([])
+  expect(notices).toEqual([])
+  expect(config['ipvs.syncPeriod']).toBe(30_000)
+  expect(config['ipvs.scheduler']).toBe('rr')
+  expect(config.detectLocalMode).toBe('ClusterCIDR')
+  expect(config['clientConnection.kubeconfig']).toBe('/var/lib/kube-proxy/kubeconfig.conf')
+})
+
+test.each(['01-base', '22-scheduler-wrr', '26-nodeportaddresses-primary', '29-detect-bridge'])(
+  'reads the configuration of %s',
+  (name) => {
+    const file = readFileSync(join(import.meta.dirname, '../../golden', name, 'kube-proxy-config.yaml'), 'utf8')
+    expect(loadConfig({ file, flags: new Map() }).problems).toEqual([])
+  },
+)
+
+test.each([
+  {
+    name: 'fields without effect yet',
+    file: 'oomScoreAdj: 0\nconntrack:\n  min: 5',
+    notices: ['not in use yet: oomScoreAdj, conntrack.min'],
+  },
+  { name: 'a field at its default is no news', file: 'oomScoreAdj: -999', notices: [] },
+  {
+    name: 'gates',
+    file: 'featureGates: {KubeProxyIPVS: true}',
+    notices: ['feature gates are accepted and have no effect: KubeProxyIPVS'],
+  },
+])('notices: $name', ({ file, notices }) => {
+  expect(load(`mode: ipvs\n${file}`).notices).toEqual(notices)
+})
+
+test('flags count without a file; with one only those that override it, and the others are named', () => {
+  const flags = new Map([
+    ['ipvs-scheduler', 'wlc'],
+    ['hostname-override', 'a'],
+    ['v', '4'],
+  ])
+  expect(loadConfig({ flags }).config).toMatchObject({
+    'ipvs.scheduler': 'wlc',
+    hostnameOverride: 'a',
+    'logging.verbosity': 4,
+  })
+  const both = loadConfig({ file: `${header}mode: ipvs\nipvs: {scheduler: sh}`, flags })
+  expect(both.config).toMatchObject({ 'ipvs.scheduler': 'sh', hostnameOverride: 'a', 'logging.verbosity': 4 })
+  expect(both.notices).toEqual(['flags without effect because --config is given: --ipvs-scheduler'])
+})
+
+test.each([
+  ['0', 0, '0s'],
+  ['30s', 30_000, '30s'],
+  ['1h0m0s', 3_600_000, '1h0m0s'],
+  ['1.5s', 1500, '1.5s'],
+  ['250ms', 250, '250ms'],
+  ['15m', 900_000, '15m0s'],
+  ['-1s', -1000, undefined],
+  ['30', undefined, undefined],
+  ['s', undefined, undefined],
+  ['', undefined, undefined],
+])('duration %s', (text, milliseconds, canonical) => {
+  expect(parseDuration(text)).toBe(milliseconds)
+  if (canonical !== undefined) expect(durationText(milliseconds!)).toBe(canonical)
+})
