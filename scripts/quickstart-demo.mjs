@@ -93,7 +93,7 @@ function request(address, port, count) {
   const answers = {}
   for (const answer of text.trim().split('\n')) answers[answer] = (answers[answer] ?? 0) + 1
   console.log(`curl ${url} × ${count}`)
-  for (const [who, times] of Object.entries(answers).sort()) console.log(`  ${String(times).padStart(3)} × ${who}`)
+  for (const [who, times] of Object.entries(answers)) console.log(`  ${String(times).padStart(3)} × ${who}`)
   return pods.map((pod, i) => answers[`pod${i + 1} ${pod}`] ?? 0)
 }
 

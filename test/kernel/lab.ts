@@ -74,9 +74,11 @@ export class Daemon {
   readonly #waiting = new Set<() => void>()
   exited = false
 
-  constructor(namespace: Namespace, args: readonly string[], env?: NodeJS.ProcessEnv) {
+  /** `through`: a command that the daemon is started by, such as setpriv. */
+  constructor(namespace: Namespace, args: readonly string[], env?: NodeJS.ProcessEnv, through: readonly string[] = []) {
     // exec: the process that gets our signals is the daemon itself.
-    this.#child = namespace.spawn(process.execPath, [program, ...args], env)
+    const [command, ...rest] = [...through, process.execPath, program, ...args]
+    this.#child = namespace.spawn(command!, rest, env)
     for (const stream of [this.#child.stdout!, this.#child.stderr!]) {
       createInterface({ input: stream }).on('line', (line) => {
         if (line.startsWith('{')) this.lines.push(JSON.parse(line) as LogLine)

@@ -165,5 +165,5 @@ test.each([
   ['', undefined, undefined],
 ])('duration %s', (text, milliseconds, canonical) => {
   expect(parseDuration(text)).toBe(milliseconds)
-  if (canonical !== undefined) expect(durationText(milliseconds!)).toBe(canonical)
+  if (canonical !== undefined) expect(durationText(milliseconds)).toBe(canonical)
 })
