@@ -47,9 +47,9 @@ export async function runDaemon(line: CommandLine): Promise<number> {
     })
   }
 
+  checkCapability()
   const metrics = createMetrics()
   const source = await openSource(line, config, nodeName, log, metrics)
-  checkCapability()
   const kernel = openKernel()
   const servers: HttpServer[] = []
   try {

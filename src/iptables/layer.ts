@@ -307,7 +307,6 @@ export class IptablesLayer implements Layer {
   }
 
   #failed(error: unknown): Outcome {
-    this.#log.error('iptables failed', { family: this.#options.family, error: describeError(error) })
     const broken = error instanceof Error ? error : new ProxyError('COMMAND', String(error))
     return { applied: 0, refused: noOwners, broken }
   }

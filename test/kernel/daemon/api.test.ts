@@ -1,0 +1,206 @@
+import { once } from 'node:events'
+import { writeFile } from 'node:fs/promises'
+import { join } from 'node:path'
+import { createInterface } from 'node:readline'
+import type { ChildProcess } from 'node:child_process'
+import { describe, expect, test } from 'vitest'
+import type { Command } from '../../fake-apiserver/server.ts'
+import { Daemon, eventually, Namespace, nodeObject, root, serviceObject, sliceObject, temporaryFolder } from '../lab.ts'
+
+const port = 6443
+
+/** A namespace with the fake API server and the real daemon, which follows it by a kubeconfig like kubeadm's. */
+class Cluster {
+  readonly namespace = new Namespace('api')
+  readonly folder: { path: string; remove: () => Promise<void> }
+  daemon!: Daemon
+  #server!: ChildProcess
+
+  private constructor(folder: Cluster['folder']) {
+    this.folder = folder
+  }
+
+  static async start(): Promise<Cluster> {
+    const cluster = new Cluster(await temporaryFolder())
+    await cluster.#start()
+    return cluster
+  }
+
+  async #start(): Promise<void> {
+    this.namespace.ip('link add eth0 type dummy', 'link set eth0 up', 'address add 192.168.60.1/24 dev eth0')
+    const path = (name: string): string => join(this.folder.path, name)
+    const items = [
+      nodeObject('node1', '192.168.60.1'),
+      serviceObject({ name: 'web', clusterIP: '10.96.1.1' }),
+      sliceObject('web', ['10.244.1.2']),
+    ]
+    await writeFile(path('objects.json'), JSON.stringify({ kind: 'List', items }))
+    await writeFile(path('token'), 'first')
+    await writeFile(
+      path('kubeconfig'),
+      JSON.stringify({
+        apiVersion: 'v1',
+        kind: 'Config',
+        clusters: [{ name: 'default', cluster: { server: `http://127.0.0.1:${port}` } }],
+        contexts: [{ name: 'default', context: { cluster: 'default', user: 'default' } }],
+        users: [{ name: 'default', user: { tokenFile: path('token') } }],
+        'current-context': 'default',
+      }),
+    )
+    const script = join(root, 'test/fake-apiserver/main.ts')
+    this.#server = this.namespace.spawn(process.execPath, [
+      script,
+      '--port',
+      String(port),
+      '--objects',
+      path('objects.json'),
+    ])
+    await once(createInterface({ input: this.#server.stdout! }), 'line')
+    this.tell({ accept: ['first'] })
+    this.daemon = new Daemon(this.namespace, [
+      `--kubeconfig=${path('kubeconfig')}`,
+      '--proxy-mode=ipvs',
+      '--hostname-override=node1',
+      '-v=2',
+    ])
+    await this.daemon.synced(['IPv4'])
+  }
+
+  tell(command: Command): { requests: { url: string; code: number }[] } {
+    const answer = this.namespace.run(
+      'curl',
+      '-sS',
+      '--max-time',
+      '20',
+      '-d',
+      JSON.stringify(command),
+      `http://127.0.0.1:${port}/__control`,
+    )
+    return JSON.parse(answer) as { requests: { url: string; code: number }[] }
+  }
+
+  /** What the kernel has, as text. */
+  state(): string {
+    return [
+      ...this.namespace.run('ipvsadm', '-Sn').split('\n').sort(),
+      ...this.namespace
+        .run('ipset', 'save')
+        .split('\n')
+        .filter((line) => line.startsWith('add '))
+        .sort(),
+      ...this.namespace.run('ip', '-o', 'address', 'show', 'kube-ipvs0').split('\n'),
+    ].join('\n')
+  }
+
+  async stop(): Promise<void> {
+    await this.daemon.stop()
+    this.#server.kill('SIGKILL')
+    this.namespace.destroy()
+    await this.folder.remove()
+  }
+}
+
+const seconds = (count: number): Promise<void> => new Promise((wake) => setTimeout(wake, count * 1000))
+
+interface Fault {
+  name: string
+  inject: (cluster: Cluster) => void
+  /** How long the fault lasts, in seconds. */
+  lasts: number
+  lift: (cluster: Cluster) => void | Promise<void>
+}
+
+describe.concurrent('a fault of the API server leaves the kernel alone; afterwards it converges', () => {
+  test.each<Fault>([
+    {
+      name: '410 Gone on the next watch',
+      inject: (cluster) => {
+        cluster.tell({ failAll: 503, disconnectAll: true })
+        cluster.tell({ gone: 'status' })
+      },
+      lasts: 2,
+      lift: (cluster) => void cluster.tell({ failAll: null }),
+    },
+    {
+      name: '410 Gone as an event of a running watch',
+      inject: (cluster) => {
+        cluster.tell({ failAll: 503 })
+        cluster.tell({ gone: 'event' })
+      },
+      lasts: 2,
+      lift: (cluster) => void cluster.tell({ failAll: null }),
+    },
+    {
+      name: 'a disconnect in mid-list',
+      inject: (cluster) => {
+        cluster.tell({ failAll: 503, noWatchList: 400, gone: 'event' })
+        cluster.tell({ disconnectAll: true })
+      },
+      lasts: 2,
+      lift: (cluster) => {
+        cluster.tell({ cutNextList: 300 })
+        cluster.tell({ failAll: null })
+      },
+    },
+    {
+      name: '500s for a minute',
+      inject: (cluster) => void cluster.tell({ failAll: 500, disconnectAll: true }),
+      lasts: 60,
+      lift: (cluster) => void cluster.tell({ failAll: null }),
+    },
+    {
+      name: 'a half-open connection',
+      inject: (cluster) => {
+        // The peer falls silent without a word: only TCP's own probes can tell.
+        cluster.namespace.run('iptables', '-I', 'INPUT', '1', '-p', 'tcp', '--sport', String(port), '-j', 'DROP')
+        cluster.namespace.run('iptables', '-I', 'INPUT', '1', '-p', 'tcp', '--dport', String(port), '-j', 'DROP')
+      },
+      lasts: 75,
+      lift: (cluster) => {
+        cluster.namespace.run('iptables', '-D', 'INPUT', '1')
+        cluster.namespace.run('iptables', '-D', 'INPUT', '1')
+      },
+    },
+    {
+      name: 'a token that is no longer accepted, then a new one in the file',
+      inject: (cluster) => void cluster.tell({ accept: ['second'], disconnectAll: true }),
+      lasts: 5,
+      lift: (cluster) => writeFile(join(cluster.folder.path, 'token'), 'second'),
+    },
+  ])('$name', async ({ name, inject, lasts, lift }) => {
+    const cluster = await Cluster.start()
+    try {
+      const before = cluster.state()
+      const halfOpen = name.startsWith('a half-open')
+      const change = (): void => {
+        cluster.tell({ delete: ['Service', 'default/web'] })
+        cluster.tell({
+          put: [
+            serviceObject({ name: 'api', clusterIP: '10.96.1.2' }),
+            sliceObject('api', ['10.244.1.3']),
+          ] as NonNullable<Command['put']>,
+        })
+      }
+      inject(cluster)
+      // Out of its sight, one Service goes and another comes. Through a dead network nobody can tell the server.
+      if (!halfOpen) change()
+      for (let waited = 0; waited < lasts; waited += 5) {
+        await seconds(Math.min(5, lasts - waited))
+        expect(cluster.state()).toBe(before)
+      }
+      await lift(cluster)
+      if (halfOpen) change()
+      await eventually(
+        'the kernel to converge',
+        () => {
+          const now = cluster.state()
+          return now.includes('-a -t 10.96.1.2:80 -r 10.244.1.3:8080') && !now.includes('10.96.1.1')
+        },
+        90_000,
+      )
+      expect(cluster.daemon.exited).toBe(false)
+    } finally {
+      await cluster.stop()
+    }
+  })
+})
