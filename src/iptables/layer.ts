@@ -1,4 +1,4 @@
-import { describeError, ProxyError } from '../lib/errors.ts'
+import { ProxyError } from '../lib/errors.ts'
 import type { Log } from '../lib/log.ts'
 import type { Family } from '../model/address.ts'
 import type { SetRole } from '../model/sets.ts'
