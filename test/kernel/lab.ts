@@ -122,7 +122,7 @@ export class Daemon {
   }
 
   async #until<T>(probe: () => T | undefined, what: string): Promise<T> {
-    const deadline = Date.now() + 60_000
+    const deadline = Date.now() + 120_000
     for (;;) {
       const found = probe()
       if (found !== undefined) return found
