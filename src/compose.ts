@@ -6,6 +6,7 @@ import { deviceName, DummyLayer } from './dummy/layer.ts'
 import type { Ipset } from './ipset/ipset.ts'
 import { KernelIpset } from './ipset/kernel-ipset.ts'
 import { IpsetLayer } from './ipset/layer.ts'
+import type { Iptables } from './iptables/iptables.ts'
 import { IptablesLayer } from './iptables/layer.ts'
 import { chooseVariant, IptablesTool } from './iptables/restore.ts'
 import type { LocalDetector } from './iptables/rules.ts'
@@ -77,8 +78,8 @@ export async function openIptables(log: Log): Promise<ReadonlyMap<Family, Iptabl
 export function buildFamily(
   family: Family,
   settings: FamilySettings,
-  kernel: Kernel,
-  iptables: IptablesTool,
+  kernel: Omit<Kernel, 'close'>,
+  iptables: Iptables & { readonly randomFully: boolean },
   log: Log,
   observer: ProxierObserver & { restoreFailed(family: Family): void },
 ): Proxier {

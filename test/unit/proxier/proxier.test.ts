@@ -1,0 +1,246 @@
+import { afterEach, beforeEach, describe, expect, test } from 'vitest'
+import { buildFamily, type FamilySettings } from '../../../src/compose.ts'
+import { FakeDummy } from '../../../src/dummy/fake-dummy.ts'
+import { FakeIpset } from '../../../src/ipset/fake-ipset.ts'
+import { FakeIptables } from '../../../src/iptables/fake-iptables.ts'
+import { FakeIpvs } from '../../../src/ipvs/fake-ipvs.ts'
+import { KernelError } from '../../../src/lib/errors.ts'
+import { silentLog } from '../../../src/lib/log.ts'
+import type { PassReport, Proxier, ProxierObserver } from '../../../src/proxier/proxier.ts'
+import type { Drift } from '../../../src/reconcile/layer.ts'
+import { endpoint, port, service, slice } from './objects.ts'
+
+const settings: FamilySettings = {
+  nodeName: 'node1',
+  scheduler: 'rr',
+  nodePortRanges: [],
+  minSyncPeriod: 0,
+  syncPeriod: 3_600_000,
+  excludeCIDRs: [],
+  masqueradeBit: 14,
+  masqueradeAll: false,
+  localDetector: () => undefined,
+}
+
+/** The whole stack of one family over fakes of the kernel. */
+class Rig {
+  readonly ipvs = new FakeIpvs()
+  readonly ipset = new FakeIpset()
+  readonly dummy = new FakeDummy()
+  readonly iptables = Object.assign(new FakeIptables(), { randomFully: true })
+  readonly reports: PassReport[] = []
+  readonly drifts: Drift[] = []
+  readonly proxier: Proxier
+  readonly #stop = new AbortController()
+  #running: Promise<void> | undefined
+  #wake: (() => void) | undefined
+
+  constructor(change: Partial<FamilySettings> = {}) {
+    this.dummy.addAddress(this.dummy.addLink('eth0', ''), '192.168.0.1', 24)
+    const observer: ProxierObserver & { restoreFailed(): void } = {
+      queued: () => {},
+      drift: (_family, drift) => void this.drifts.push(drift),
+      passed: (report) => {
+        this.reports.push(report)
+        this.#wake?.()
+      },
+      restoreFailed: () => {},
+    }
+    this.proxier = buildFamily('IPv4', { ...settings, ...change }, this, this.iptables, silentLog, observer)
+  }
+
+  start(): void {
+    this.#running = this.proxier.run(this.#stop.signal)
+  }
+
+  /** The report of the next pass that ends. */
+  async next(): Promise<PassReport> {
+    const count = this.reports.length
+    while (this.reports.length === count) await new Promise<void>((wake) => (this.#wake = wake))
+    return this.reports[count]!
+  }
+
+  /** All that is asked of the kernel in order to change it, since the last call. */
+  writes(): string[] {
+    const calls = [...this.ipset.calls, ...this.ipvs.calls, ...this.dummy.calls]
+    for (const fake of [this.ipset, this.ipvs, this.dummy]) fake.calls.length = 0
+    const restores = this.iptables.restores.splice(0).length
+    const reads = /^(list|names|links|addresses|protocol|timeouts)/
+    return [...calls.filter((call) => !reads.test(call)), ...Array.from({ length: restores }, () => 'restore')]
+  }
+
+  async stop(): Promise<void> {
+    this.#stop.abort()
+    await this.#running
+  }
+}
+
+let rig: Rig
+beforeEach(() => {
+  rig = new Rig()
+})
+afterEach(() => rig.stop())
+
+async function synced(): Promise<void> {
+  rig.proxier.serviceChanged('default/web', service())
+  rig.proxier.sliceChanged('default/web-1', slice([endpoint('10.1.0.1'), endpoint('10.1.0.2')]))
+  rig.proxier.synced('services')
+  rig.proxier.synced('endpointslices')
+  rig.start()
+  await rig.next()
+}
+
+describe('one pass', () => {
+  test.each(['services', 'endpointslices'] as const)('writes nothing while only %s are known', async (kind) => {
+    rig.proxier.serviceChanged('default/web', service())
+    rig.proxier.synced(kind)
+    rig.start()
+    await new Promise((wake) => setTimeout(wake, 20))
+    expect(rig.reports).toEqual([])
+    expect(rig.writes()).toEqual([])
+  })
+
+  test('leaves servers, sets and addresses', async () => {
+    await synced()
+    expect(rig.ipvs.dump().trim()).toBe(
+      [
+        '-A -t 10.96.0.10:80 -s rr',
+        '-a -t 10.96.0.10:80 -r 10.1.0.1:8080 -m -w 1',
+        '-a -t 10.96.0.10:80 -r 10.1.0.2:8080 -m -w 1',
+      ].join('\n'),
+    )
+    expect(rig.ipset.dump()).toContain('add KUBE-CLUSTER-IP 10.96.0.10,tcp:80')
+    expect(rig.dummy.dump('kube-ipvs0')).toContain('10.96.0.10/32')
+    expect(rig.reports[0]).toMatchObject({ well: true, reason: 'period' })
+  })
+
+  test.each<{ name: string; change: (proxier: Proxier) => void; writes: RegExp[] }>([
+    {
+      name: 'an endpoint more is one message',
+      change: (proxier) =>
+        proxier.sliceChanged(
+          'default/web-1',
+          slice([endpoint('10.1.0.1'), endpoint('10.1.0.2'), endpoint('10.1.0.3')]),
+        ),
+      writes: [/newDestination .*10\.1\.0\.3/],
+    },
+    {
+      name: 'an idle endpoint less is its weight and its removal',
+      change: (proxier) => proxier.sliceChanged('default/web-1', slice([endpoint('10.1.0.1')])),
+      writes: [/setDestination .*10\.1\.0\.2/, /deleteDestination .*10\.1\.0\.2/],
+    },
+    {
+      name: 'another Service is its entries, its server and its address',
+      change: (proxier) =>
+        proxier.serviceChanged('default/b', service({ key: 'default/b', clusterIPs: ['10.96.0.11'] })),
+      writes: [
+        /add KUBE-CLUSTER-IP 10\.96\.0\.11,tcp:80/,
+        /add KUBE-IPVS-IPS 10\.96\.0\.11/,
+        /newServer .*10\.96\.0\.11/,
+        /bind .*10\.96\.0\.11/,
+      ],
+    },
+  ])('$name', async ({ change, writes }) => {
+    await synced()
+    rig.writes()
+    change(rig.proxier)
+    expect(await rig.next()).toMatchObject({ well: true, reason: 'change', planned: 1 })
+    const made = rig.writes()
+    expect(made.length, made.join('\n')).toBe(writes.length)
+    for (const [i, want] of writes.entries()) expect(made[i]).toMatch(want)
+  })
+
+  test('the same objects again are no work', async () => {
+    await synced()
+    rig.proxier.serviceChanged('default/web', service())
+    rig.proxier.sliceChanged('default/web-1', slice([endpoint('10.1.0.1'), endpoint('10.1.0.2')]))
+    await new Promise((wake) => setTimeout(wake, 20))
+    expect(rig.reports.length).toBe(1)
+  })
+
+  test('a Service that goes takes all of its with it', async () => {
+    await synced()
+    rig.proxier.serviceChanged('default/web', undefined)
+    await rig.next()
+    expect(rig.ipvs.dump().trim()).toBe('')
+    expect(rig.ipset.dump()).not.toContain('add ')
+    expect(rig.dummy.dump('kube-ipvs0')).not.toContain('10.96')
+  })
+})
+
+describe('a fault', () => {
+  test('an entry that its set refuses holds back its Service, no other; it is tried again', async () => {
+    await synced()
+    rig.ipset.fault = (operation, object) =>
+      operation === 'add' && object.includes('10.96.0.11') ? new KernelError(4352, 'full', 'add', object) : undefined
+    const other = (name: string, address: string): void =>
+      rig.proxier.serviceChanged(`default/${name}`, service({ key: `default/${name}`, clusterIPs: [address] }))
+    other('full', '10.96.0.11')
+    other('fine', '10.96.0.12')
+    const report = await rig.next()
+    expect([...report.refused.keys()]).toEqual(['default/full/TCP'])
+    expect(rig.ipvs.dump()).toContain('10.96.0.12:80')
+    expect(rig.ipvs.dump()).not.toContain('10.96.0.11:80')
+    expect(rig.dummy.dump('kube-ipvs0')).not.toContain('10.96.0.11')
+    rig.ipset.fault = undefined
+    expect(await rig.next()).toMatchObject({ well: true, reason: 'retry' })
+    expect(rig.ipvs.dump()).toContain('10.96.0.11:80')
+    expect(rig.drifts).toEqual([])
+  })
+
+  test('a refused restore stops growth above it, not the layers that stand', async () => {
+    await synced()
+    rig.iptables.fault = (operation) =>
+      operation === 'restore' ? new Error('resource temporarily unavailable') : undefined
+    // The first node port needs a rule of its own.
+    rig.proxier.serviceChanged(
+      'default/np',
+      service({ key: 'default/np', clusterIPs: ['10.96.0.13'], ports: [port({ nodePort: 30080 })] }),
+    )
+    const report = await rig.next()
+    expect(report.failures.map(({ layer }) => layer)).toContain('iptables')
+    expect(rig.ipvs.dump()).toContain('10.96.0.10:80')
+    expect(rig.ipvs.dump()).not.toContain('10.96.0.13')
+    rig.iptables.fault = undefined
+    expect(await rig.next()).toMatchObject({ well: true })
+    expect(rig.ipvs.dump()).toContain('192.168.0.1:30080')
+  })
+
+  test('a kernel that cannot be read is not written', async () => {
+    await synced()
+    rig.ipvs.fault = () => new Error('socket gone')
+    rig.proxier.sliceChanged('default/web-1', slice([endpoint('10.1.0.9')]))
+    expect((await rig.next()).well).toBe(false)
+    expect((await rig.next()).failures.map(({ layer }) => layer)).toContain('ipvs')
+    rig.ipvs.fault = undefined
+    expect(await rig.next()).toMatchObject({ well: true })
+    expect(rig.ipvs.dump()).toContain('10.1.0.9:8080')
+  })
+})
+
+describe('draining', () => {
+  test('a destination with connections keeps them at weight 0, returns in place, and goes when they end', async () => {
+    await rig.stop()
+    rig = new Rig({ syncPeriod: 50 })
+    await synced()
+    const server = { family: 'IPv4', protocol: 'TCP', address: '10.96.0.10', port: 80 } as const
+    rig.ipvs.setConnections(server, { address: '10.1.0.2', port: 8080 }, 1, 0)
+    const both = slice([endpoint('10.1.0.1'), endpoint('10.1.0.2')])
+    const one = slice([endpoint('10.1.0.1')])
+    const weight = (): string | undefined => /10\.1\.0\.2:8080 -m -w (\d)/.exec(rig.ipvs.dump())?.[1]
+    const until = async (want: string | undefined): Promise<void> => {
+      while (weight() !== want) await rig.next()
+    }
+    rig.proxier.sliceChanged('default/web-1', one)
+    await until('0')
+    await rig.next()
+    expect(weight()).toBe('0')
+    rig.proxier.sliceChanged('default/web-1', both)
+    await until('1')
+    expect(rig.ipvs.calls.filter((call) => /^newDestination.*10\.1\.0\.2/.test(call)).length).toBe(1)
+    rig.proxier.sliceChanged('default/web-1', one)
+    await until('0')
+    rig.ipvs.setConnections(server, { address: '10.1.0.2', port: 8080 }, 0, 0)
+    await until(undefined)
+  })
+})
