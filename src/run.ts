@@ -11,6 +11,7 @@ import {
   type FamilySettings,
   type Kernel,
 } from './compose.ts'
+import { externalForm } from './config/external.ts'
 import { loadConfig, reportProblems } from './config/load.ts'
 import { parseListen, type ProxyConfig } from './config/schema.ts'
 import { HttpServer, type Reply } from './health/server.ts'
@@ -180,7 +181,10 @@ async function openSource(
   const client = new Client({
     access,
     version,
-    observe: (method, code) => metrics.restRequests.inc({ method, code, host }),
+    observe: (method, code, seconds) => {
+      metrics.restRequests.inc({ method, code, host })
+      metrics.restDuration.observe({ verb: method, host }, seconds)
+    },
   })
   const source = new ApiSource({ client, nodeName, log })
   return Object.assign(source, {
@@ -293,7 +297,7 @@ function listeners(config: ProxyConfig, metrics: Metrics, health: ProxierHealth,
           '/configz': () => ({
             code: 200,
             type: 'application/json',
-            body: JSON.stringify({ 'kubeproxy.config.k8s.io': config }),
+            body: JSON.stringify({ 'kubeproxy.config.k8s.io': externalForm(config) }),
           }),
         },
       }),

@@ -1,6 +1,7 @@
 import yargs from 'yargs'
-import { fields, type FieldSpec } from '../config/schema.ts'
-import { ProxyError } from '../lib/errors.ts'
+import { nearest } from '../config/nearest.ts'
+import { boolean, fields, type FieldSpec } from '../config/schema.ts'
+import { describeError, ProxyError } from '../lib/errors.ts'
 
 export interface CommandLine {
   readonly operation: 'run' | 'cleanup' | 'version' | 'help'
@@ -14,11 +15,46 @@ export interface CommandLine {
 }
 
 /** Flags of upstream's that are known, and that this daemon cannot serve. */
-const notInUse = ['init-only', 'write-config-to', 'healthz-port', 'metrics-port'] as const
+const notInUse = ['init-only', 'write-config-to'] as const
 
-const configFlags = (Object.entries(fields) as [string, FieldSpec][]).flatMap(([path, { flag, kind }]) =>
-  flag === undefined ? [] : [{ flag, path, about: kind.name }],
+/** Flags that upstream's libraries bring along; they mean nothing here. */
+const withoutMeaning = [
+  'boot-id-file',
+  'machine-id-file',
+  'log-json-info-buffer-size',
+  'log-json-split-stream',
+  'log-text-info-buffer-size',
+  'log-text-split-stream',
+] as const
+
+const operational = {
+  config: 'file with a KubeProxyConfiguration',
+  manifests: 'folder with Services, EndpointSlices and Nodes as YAML or JSON, instead of an API server',
+  master: 'address of the API server, overrides the kubeconfig',
+} as const
+
+/** Switches are read as texts: yargs takes any word but "true" for false, and `--cleanup=1` must not start the daemon. */
+const switches = {
+  cleanup: 'remove what is ours from the kernel and end',
+  version: 'print the version and end',
+  help: 'print this and end',
+} as const
+
+const ports = {
+  'healthz-port': 'deprecated: 0 switches the health server off',
+  'metrics-port': 'deprecated: 0 switches the metrics server off',
+} as const
+
+const configFlags = (Object.entries(fields) as [string, FieldSpec][]).flatMap(([path, { flag, kind, preset }]) =>
+  flag === undefined ? [] : [{ flag, path, about: kind.name, preset }],
 )
+
+const known = new Set<string>([
+  ...Object.keys({ ...operational, ...switches, ...ports }),
+  ...configFlags.map(({ flag }) => flag),
+  ...notInUse,
+  ...withoutMeaning,
+])
 
 /** Reads the arguments after the program's name; `_` serves for `-` in flag names. Throws ProxyError CONFIG. */
 export async function parseFlags(args: readonly string[]): Promise<CommandLine> {
@@ -32,52 +68,73 @@ export async function parseFlags(args: readonly string[]): Promise<CommandLine> 
       'boolean-negation': false,
       'parse-numbers': false,
       'parse-positional-numbers': false,
-      'duplicate-arguments-array': false,
     })
     .version(false)
     .help(false)
     .exitProcess(false)
-    .strict()
     .showHelpOnFail(false)
     .fail((message, error) => {
       throw usage(message ?? String(error))
     })
-    .option('config', { type: 'string', requiresArg: true, describe: 'file with a KubeProxyConfiguration' })
-    .option('manifests', {
-      type: 'string',
-      requiresArg: true,
-      describe: 'folder with Services, EndpointSlices and Nodes as YAML or JSON, instead of an API server',
-    })
-    .option('master', {
-      type: 'string',
-      requiresArg: true,
-      describe: 'address of the API server, overrides the kubeconfig',
-    })
-    .option('cleanup', { type: 'boolean', describe: 'remove what is ours from the kernel and end' })
-    .option('version', { type: 'boolean', describe: 'print the version and end' })
-    .option('help', { type: 'boolean', alias: 'h', describe: 'print this and end' })
-  for (const { flag, path, about } of configFlags) {
-    parser = parser.option(flag, { type: 'string', describe: `${path}: ${about}` })
+  for (const [name, describe] of Object.entries(operational)) {
+    parser = parser.option(name, { type: 'string', requiresArg: true, describe })
   }
-  for (const name of notInUse) parser = parser.option(name, { type: 'string', hidden: true })
-  const values = (await parser.parse()) as Record<string, unknown>
-  const unused = notInUse.find((name) => values[name] !== undefined)
-  if (unused !== undefined) throw usage(`--${unused} is not in use yet`)
-  const positional = values._ as unknown[]
-  if (positional.length > 0) throw usage(`unexpected argument "${String(positional[0])}"`)
+  for (const [name, describe] of Object.entries(switches)) parser = parser.option(name, { type: 'string', describe })
+  parser = parser.alias('help', 'h')
+  for (const { flag, path, about, preset } of configFlags) {
+    const requiresArg = typeof preset !== 'boolean'
+    parser = parser.option(flag, { type: 'string', requiresArg, describe: `${path}: ${about}` })
+  }
+  for (const [name, describe] of Object.entries(ports)) {
+    parser = parser.option(name, { type: 'string', requiresArg: true, describe })
+  }
+  for (const name of [...notInUse, ...withoutMeaning]) parser = parser.option(name, { type: 'string', hidden: true })
+
+  let values: Record<string, unknown>
+  try {
+    values = await parser.parse()
+  } catch (error) {
+    // yargs stumbles over flags with names of Object's own members.
+    throw error instanceof ProxyError ? error : usage(`the flags cannot be read: ${describeError(error)}`)
+  }
+  const mistakes: string[] = []
+  for (const name of Object.keys(values)) {
+    if (known.has(name) || name === '_' || name === '$0' || name === 'h') continue
+    const near = nearest(name, known)
+    mistakes.push(`unknown flag --${name}${near === undefined ? '' : `; did you mean --${near}?`}`)
+  }
+  for (const name of notInUse) if (values[name] !== undefined) mistakes.push(`--${name} is not in use yet`)
+  for (const word of values._ as unknown[]) mistakes.push(`unexpected argument "${String(word)}"`)
+  const given = (name: string): string[] => [values[name] ?? []].flat() as string[]
+  const last = (name: string): string | undefined => given(name).at(-1)
+  const isOn = (name: keyof typeof switches): boolean => {
+    const text = last(name)
+    if (text === undefined) return false
+    // Upstream prints more for "raw"; there is no more to print here.
+    const result = name === 'version' && text === 'raw' ? { value: true } : boolean.read(boolean.fromText(text))
+    if ('value' in result) return result.value
+    mistakes.push(`--${name}: ${JSON.stringify(text)} must be ${result.allowed}`)
+    return false
+  }
+  const operation = isOn('help') ? 'help' : isOn('version') ? 'version' : isOn('cleanup') ? 'cleanup' : 'run'
+  if (mistakes.length > 0) throw usage(mistakes.join('; '))
+
   const flags = new Map<string, string>()
-  for (const { flag } of configFlags) {
-    const value = values[flag]
-    if (typeof value === 'string') flags.set(flag, value)
+  for (const { flag, preset } of configFlags) {
+    const texts = given(flag)
+    // Lists and maps add up, as upstream's; of other flags the last one counts.
+    if (texts.length > 0) flags.set(flag, typeof preset === 'object' ? texts.join(',') : texts.at(-1)!)
   }
-  const text = (name: string): string | undefined => values[name] as string | undefined
-  const operation = values.help ? 'help' : values.version ? 'version' : values.cleanup ? 'cleanup' : 'run'
+  for (const name of Object.keys(ports)) {
+    const text = last(name)
+    if (text !== undefined) flags.set(name, text)
+  }
   return {
     operation,
     help: operation === 'help' ? await parser.getHelp() : '',
-    config: text('config'),
-    manifests: text('manifests'),
-    master: text('master'),
+    config: last('config') || undefined,
+    manifests: last('manifests') || undefined,
+    master: last('master') || undefined,
     flags,
   }
 }

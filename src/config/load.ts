@@ -1,5 +1,7 @@
 import { isDeepStrictEqual } from 'node:util'
 import { LineCounter, parseDocument } from 'yaml'
+import { canonicalAddress } from '../model/address.ts'
+import { nearest } from './nearest.ts'
 import { fields, parseListen, type FieldPath, type FieldSpec, type ProxyConfig } from './schema.ts'
 
 /** One mistake: where, what was found, what is allowed. */
@@ -28,6 +30,8 @@ const paths = Object.keys(fields) as FieldPath[]
 const sections = new Set(paths.filter((path) => path.includes('.')).map((path) => path.split('.')[0]!))
 /** Flags that count although a file is given (config reference, command line). */
 const flagsOverFile = new Set(['hostname-override', 'v', 'vmodule', 'logging-format', 'log-flush-frequency'])
+/** Deprecated flags: 0 switches the server off, another port completes an address that has none. */
+const portFlags = { 'healthz-port': 'healthzBindAddress', 'metrics-port': 'metricsBindAddress' } as const
 
 /** Puts file, flags and defaults together and checks everything; all mistakes are found at once. */
 export function loadConfig({ file, flags }: Sources): Loaded {
@@ -47,6 +51,22 @@ export function loadConfig({ file, flags }: Sources): Loaded {
     if (given === undefined) continue
     if (file !== undefined && !flagsOverFile.has(flag!)) ignored.push(`--${flag}`)
     else take(path, kind.fromText(given), `--${flag}`)
+  }
+  for (const [flag, path] of Object.entries(portFlags)) {
+    const given = flags.get(flag)
+    if (given === undefined) continue
+    if (file !== undefined) {
+      ignored.push(`--${flag}`)
+      continue
+    }
+    const port = /^\d{1,5}$/.test(given) ? Number(given) : -1
+    const listen = values.get(path)
+    const host = typeof listen === 'string' ? canonicalAddress(listen) : undefined
+    if (port < 0 || port > 65535) {
+      problems.push({ path: `--${flag}`, value: given, reason: 'must be a port from 0 to 65535' })
+    } else if (port === 0) values.set(path, '')
+    else if (host !== undefined) values.set(path, `${host.includes(':') ? `[${host}]` : host}:${port}`)
+    else notices.push(`--${flag} has no effect: the bind address has a port of its own`)
   }
   if (ignored.length > 0) notices.push(`flags without effect because --config is given: ${ignored.join(', ')}`)
 
@@ -88,7 +108,14 @@ function readFile(
     }
     return
   }
-  const root: unknown = document.toJS()
+  let root: unknown
+  try {
+    root = document.toJS()
+  } catch (error) {
+    // Aliases that lead nowhere, or to too much.
+    problems.push({ path: 'file', reason: error instanceof Error ? error.message : String(error) })
+    return
+  }
   if (!isMap(root)) {
     problems.push({ path: 'file', reason: 'must be a KubeProxyConfiguration' })
     return
@@ -100,13 +127,13 @@ function readFile(
   for (const [key, value] of Object.entries(root)) {
     if (key in want) continue
     if (sections.has(key)) {
-      if (isEmpty(value)) continue
+      if (value === null) continue
       if (!isMap(value)) {
         problems.push({ path: key, value, reason: 'must be a map' })
         continue
       }
       for (const [inner, raw] of Object.entries(value)) readField(`${key}.${inner}`, raw, problems, take)
-    } else readField(key, value, problems, take)
+    } else readField(key.includes('.') ? JSON.stringify(key) : key, value, problems, take)
   }
 }
 
@@ -117,7 +144,7 @@ function readField(
   take: (path: FieldPath, raw: unknown, name: string) => void,
 ): void {
   if (!Object.hasOwn(fields, path)) {
-    const near = nearest(path)
+    const near = nearest(path, paths)
     problems.push({
       path,
       reason: `is no field of KubeProxyConfiguration v1alpha1${near ? `; did you mean ${near}?` : ''}`,
@@ -125,18 +152,14 @@ function readField(
     return
   }
   const name = path as FieldPath
-  // kubeadm writes every field, most of them empty: empty means the default. 0 and false can be meant where the kind has them.
-  if (isEmpty(raw) || (isZeroDuration(raw) && isPositiveDuration(name))) return
+  const { kind, preset } = fields[name] as FieldSpec
+  // kubeadm writes every field, most of them empty: empty means the default. 0 can be meant, unless the kind says no.
+  if (raw === null || (raw === '' && typeof preset === 'string') || (isZero(raw) && kind.zeroIsUnset)) return
   take(name, raw, path)
 }
 
-function isPositiveDuration(path: FieldPath): boolean {
-  const { kind } = fields[path] as FieldSpec
-  return 'allowed' in kind.read('0s') && !('allowed' in kind.read('1s')) && kind.name.startsWith('a duration')
-}
-
-function isZeroDuration(value: unknown): boolean {
-  return typeof value === 'string' && /^0(s|m0s|h0m0s)?$/.test(value)
+function isZero(value: unknown): boolean {
+  return value === 0 || (typeof value === 'string' && /^0(s|m0s|h0m0s)?$/.test(value))
 }
 
 function checkTogether(config: ProxyConfig, problems: Problem[]): void {
@@ -162,35 +185,6 @@ function checkTogether(config: ProxyConfig, problems: Problem[]): void {
 
 function isMap(value: unknown): value is Record<string, unknown> {
   return typeof value === 'object' && value !== null && !Array.isArray(value)
-}
-
-function isEmpty(value: unknown): boolean {
-  return (
-    value === null ||
-    value === '' ||
-    (Array.isArray(value) && value.length === 0) ||
-    (isMap(value) && Object.keys(value).length === 0)
-  )
-}
-
-/** The known path with the fewest edits, if it is near at all. */
-function nearest(path: string): string | undefined {
-  const ranked = paths.map((known) => ({ known, cost: distance(path.toLowerCase(), known.toLowerCase()) }))
-  const best = ranked.reduce((a, b) => (b.cost < a.cost ? b : a))
-  return best.cost <= Math.max(2, path.length / 4) ? best.known : undefined
-}
-
-/** Levenshtein distance. */
-function distance(a: string, b: string): number {
-  let row = Array.from({ length: b.length + 1 }, (_, i) => i)
-  for (let i = 1; i <= a.length; i++) {
-    const next = [i]
-    for (let j = 1; j <= b.length; j++) {
-      next[j] = Math.min(row[j]! + 1, next[j - 1]! + 1, row[j - 1]! + (a[i - 1] === b[j - 1] ? 0 : 1))
-    }
-    row = next
-  }
-  return row[b.length]!
 }
 
 /** All mistakes as text, one a line: path, value, what is allowed. */

@@ -1,5 +1,5 @@
 import { canonicalAddress, parseCidr } from '../model/address.ts'
-import { parseDuration } from './duration.ts'
+import { durationText, parseDuration } from './duration.ts'
 
 /** How a value is read and checked. `read` answers the value or what is allowed instead. */
 export interface Kind<T> {
@@ -7,9 +7,18 @@ export interface Kind<T> {
   read(value: unknown): { value: T } | { allowed: string }
   /** For a flag's text. */
   fromText(text: string): unknown
+  /** As a file would have it. */
+  show(value: unknown): unknown
+  /** Whether 0 in a file means "not set". */
+  readonly zeroIsUnset: boolean
 }
 
-function kind<T>(name: string, test: (value: unknown) => T | undefined, fromText: (text: string) => unknown): Kind<T> {
+function kind<T>(
+  name: string,
+  test: (value: unknown) => T | undefined,
+  fromText: (text: string) => unknown,
+  { show = (value: unknown): unknown => value, zeroIsUnset = false } = {},
+): Kind<T> {
   return {
     name,
     read: (raw) => {
@@ -17,18 +26,22 @@ function kind<T>(name: string, test: (value: unknown) => T | undefined, fromText
       return value === undefined ? { allowed: name } : { value }
     },
     fromText,
+    show,
+    zeroIsUnset,
   }
 }
 
 const plain = (text: string): unknown => text
 const asNumber = (text: string): unknown => (/^[+-]?\d+(\.\d+)?$/.test(text) ? Number(text) : text)
-const asBoolean = (text: string): unknown => (text === 'true' || text === '' ? true : text === 'false' ? false : text)
+/** The words of Go's ParseBool; a flag without a value is true. */
+const asBoolean = (text: string): unknown =>
+  /^(|1|t|T|true|TRUE|True)$/.test(text) ? true : /^(0|f|F|false|FALSE|False)$/.test(text) ? false : text
 const asList = (text: string): unknown => (text === '' ? [] : text.split(','))
 
 const text = kind('a text', (value) => (typeof value === 'string' ? value : undefined), plain)
-const boolean = kind('true or false', (value) => (typeof value === 'boolean' ? value : undefined), asBoolean)
+export const boolean = kind('true or false', (value) => (typeof value === 'boolean' ? value : undefined), asBoolean)
 const anything = kind<unknown>('anything', (value) => value, plain)
-const duration = (least: number, what: string) =>
+const duration = (least: number, what: string, zeroIsUnset: boolean) =>
   kind(
     what,
     (value) => {
@@ -36,10 +49,11 @@ const duration = (least: number, what: string) =>
       return milliseconds !== undefined && milliseconds >= least ? milliseconds : undefined
     },
     plain,
+    { show: (value) => durationText(value as number), zeroIsUnset },
   )
-const positive = duration(0.000001, 'a duration above 0, such as 30s')
-const notNegative = duration(0, 'a duration of 0 or more, such as 30s')
-const integer = (least: number, most: number) =>
+const positive = duration(0.000001, 'a duration above 0, such as 30s', true)
+const notNegative = duration(0, 'a duration of 0 or more, such as 30s', false)
+const integer = (least: number, most: number, zeroIsUnset = false) =>
   kind(
     `a whole number from ${least} to ${most}`,
     (value) =>
@@ -47,11 +61,13 @@ const integer = (least: number, most: number) =>
         ? (value as number)
         : undefined,
     asNumber,
+    { zeroIsUnset },
   )
 const number = kind(
   'a number',
   (value) => (typeof value === 'number' && Number.isFinite(value) ? value : undefined),
   asNumber,
+  { zeroIsUnset: true },
 )
 const oneOf = (...words: string[]) =>
   kind(
@@ -61,7 +77,16 @@ const oneOf = (...words: string[]) =>
   )
 const scheduler = kind(
   'the name of a kernel scheduler, such as rr, wrr, lc, wlc, sh, dh, sed, nq, mh',
-  (value) => (typeof value === 'string' && /^[a-z0-9_]{0,16}$/.test(value) ? value : undefined),
+  (value) => (typeof value === 'string' && /^[a-z0-9_]{0,16}$/.test(value) ? value || 'rr' : undefined),
+  plain,
+)
+const detectLocalModes = oneOf('', 'ClusterCIDR', 'NodeCIDR', 'BridgeInterface', 'InterfaceNamePrefix')
+const detectLocalMode = kind(
+  detectLocalModes.name,
+  (value) => {
+    const result = detectLocalModes.read(value)
+    return 'value' in result ? result.value || 'ClusterCIDR' : undefined
+  },
   plain,
 )
 const address = kind(
@@ -112,7 +137,13 @@ const gates = kind(
       ? (value as Record<string, boolean>)
       : undefined,
   (text) =>
-    Object.fromEntries(text.split(',').map((pair) => [pair.split('=')[0], asBoolean(pair.split('=')[1] ?? '')])),
+    Object.fromEntries(
+      (text === '' ? [] : text.split(',')).map((pair) => {
+        const [name = '', value = ''] = pair.split('=').map((part) => part.trim())
+        // Other than a flag, a gate needs its value.
+        return [name, value === '' ? value : asBoolean(value)]
+      }),
+    ),
 )
 
 /** Address and port of "1.2.3.4:80", "[::1]:80" or a lone address with the default port. */
@@ -147,7 +178,7 @@ export const fields = {
   'clientConnection.acceptContentTypes': field(text, '', undefined, 'never'),
   'clientConnection.contentType': field(text, 'application/vnd.kubernetes.protobuf', 'kube-api-content-type', 'never'),
   'clientConnection.qps': field(number, 5, 'kube-api-qps', 'never'),
-  'clientConnection.burst': field(integer(0, 2147483647), 10, 'kube-api-burst', 'never'),
+  'clientConnection.burst': field(integer(0, 2147483647, true), 10, 'kube-api-burst', 'never'),
   'logging.format': field(oneOf('text', 'json'), 'text', 'logging-format', 'never'),
   'logging.flushFrequency': field(anything, '5s', 'log-flush-frequency', 'never'),
   'logging.verbosity': field(integer(0, 2147483647), 0, 'v'),
@@ -161,11 +192,7 @@ export const fields = {
   enableProfiling: field(boolean, false, 'profiling', 'later'),
   showHiddenMetricsForVersion: field(text, '', 'show-hidden-metrics-for-version', 'later'),
   mode: field(oneOf('', 'ipvs', 'iptables', 'nftables', 'kernelspace'), '', 'proxy-mode'),
-  detectLocalMode: field(
-    oneOf('', 'ClusterCIDR', 'NodeCIDR', 'BridgeInterface', 'InterfaceNamePrefix'),
-    'ClusterCIDR',
-    'detect-local-mode',
-  ),
+  detectLocalMode: field(detectLocalMode, 'ClusterCIDR', 'detect-local-mode'),
   'detectLocal.bridgeInterface': field(text, '', 'pod-bridge-interface'),
   'detectLocal.interfaceNamePrefix': field(text, '', 'pod-interface-name-prefix'),
   clusterCIDR: field(clusterCIDR, '', 'cluster-cidr'),
@@ -173,7 +200,7 @@ export const fields = {
   oomScoreAdj: field(integer(-1000, 1000), -999, 'oom-score-adj', 'later'),
   configSyncPeriod: field(positive, 900_000, 'config-sync-period', 'never'),
   portRange: field(text, '', undefined, 'never'),
-  windowsRunAsService: field(boolean, false, undefined, 'never'),
+  windowsRunAsService: field(boolean, false, 'windows-service', 'never'),
   'ipvs.syncPeriod': field(positive, 30_000, 'ipvs-sync-period'),
   'ipvs.minSyncPeriod': field(notNegative, 0, 'ipvs-min-sync-period'),
   'ipvs.scheduler': field(scheduler, 'rr', 'ipvs-scheduler'),

@@ -1,5 +1,5 @@
 import { createServer, type Server, type ServerResponse } from 'node:http'
-import { describeError } from '../lib/errors.ts'
+import { describeError, ProxyError } from '../lib/errors.ts'
 import type { Log } from '../lib/log.ts'
 
 export interface Reply {
@@ -49,7 +49,10 @@ export class HttpServer {
         server.listen({ host, port }, resolve)
       })
     } catch (error) {
-      if (hardFail) throw error
+      if (hardFail) {
+        const facts = { advice: 'free the address, or unset bindAddressHardFail to have it tried again' }
+        throw new ProxyError('CONFIG', `the ${name} server cannot listen on ${host} port ${port}`, facts, error)
+      }
       log.error('HTTP server cannot listen, trying again', { server: name, host, port, error: describeError(error) })
       if (!this.#closed) this.#retry = setTimeout(() => void this.start(), retryMs)
       return

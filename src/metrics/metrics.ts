@@ -21,13 +21,15 @@ export function createMetrics() {
   const registers = [registry]
   collectDefaultMetrics({ register: registry, eventLoopMonitoringPrecision: 20 })
   const family = ['ip_family'] as const
+  const [major = '', minor = ''] = version.split('.')
   const buildInfo = new Gauge({
     name: 'kubernetes_build_info',
     help: 'A metric with a constant 1 value labeled by the build this binary was made of.',
-    labelNames: ['git_version', 'platform'] as const,
+    labelNames: ['major', 'minor', 'git_version', 'platform'] as const,
     registers,
   })
-  buildInfo.set({ git_version: `v${version}`, platform: `${process.platform}/${process.arch}` }, 1)
+  const arch = process.arch === 'x64' ? 'amd64' : process.arch
+  buildInfo.set({ major, minor, git_version: `v${version}`, platform: `${process.platform}/${arch}` }, 1)
   return {
     registry,
     syncDuration: new Histogram({
@@ -104,6 +106,13 @@ export function createMetrics() {
       name: 'rest_client_requests_total',
       help: 'Number of HTTP requests, partitioned by status code, method, and host.',
       labelNames: ['code', 'method', 'host'] as const,
+      registers,
+    }),
+    restDuration: new Histogram({
+      name: 'rest_client_request_duration_seconds',
+      help: 'Request latency in seconds. Broken down by verb, and host.',
+      labelNames: ['verb', 'host'] as const,
+      buckets: [0.005, 0.025, 0.1, 0.25, 0.5, 1, 2, 4, 8, 15, 30, 60],
       registers,
     }),
     syncFailures: new Counter({

@@ -3,6 +3,7 @@ import { join } from 'node:path'
 import { describe, expect, test } from 'vitest'
 import { durationText, parseDuration } from '../../../src/config/duration.ts'
 import { loadConfig, reportProblems } from '../../../src/config/load.ts'
+import { externalForm } from '../../../src/config/external.ts'
 import { fields } from '../../../src/config/schema.ts'
 
 const header = 'apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProxyConfiguration\n'
@@ -61,6 +62,14 @@ describe('mistakes are told with path, value and what is allowed', () => {
         'mode: "x" must be one of "", ipvs, iptables, nftables, kernelspace',
       ],
     ],
+    [
+      'ipvs.scheduler: rr',
+      ['"ipvs.scheduler": is no field of KubeProxyConfiguration v1alpha1; did you mean ipvs.scheduler?'],
+    ],
+    ['ipvs: []', ['ipvs: [] must be a map']],
+    ['ipvs:\n  strictARP: ""', ['ipvs.strictARP: "" must be true or false']],
+    ['nodePortAddresses: {}', ['nodePortAddresses: {} must be a list of CIDRs, or the single word primary']],
+    ['mode: *nothing', ['file: Unresolved alias (the anchor must be set before the alias): nothing']],
     ['mode: ipvs\nmode: ipvs', ['line 4: Map keys must be unique']],
     ['mode: [', ['line 3: Flow sequence in block collection must be sufficiently indented and end with a ]']],
   ])('%s', (file, want) => {
@@ -108,6 +117,8 @@ winkernel: {enableDSR: false, forwardHealthCheckVip: false, networkName: "", roo
   expect(notices).toEqual([])
   expect(config['ipvs.syncPeriod']).toBe(30_000)
   expect(config['ipvs.scheduler']).toBe('rr')
+  expect(config['clientConnection.qps']).toBe(5)
+  expect(config['clientConnection.burst']).toBe(10)
   expect(config.detectLocalMode).toBe('ClusterCIDR')
   expect(config['clientConnection.kubeconfig']).toBe('/var/lib/kube-proxy/kubeconfig.conf')
 })
@@ -166,4 +177,67 @@ test.each([
 ])('duration %s', (text, milliseconds, canonical) => {
   expect(parseDuration(text)).toBe(milliseconds)
   if (canonical !== undefined) expect(durationText(milliseconds)).toBe(canonical)
+})
+
+test.each<{ flags: [string, string][]; want?: Record<string, unknown>; problems?: string[]; notices?: string[] }>([
+  { flags: [['ipvs-scheduler', '']], want: { 'ipvs.scheduler': 'rr' } },
+  { flags: [['detect-local-mode', '']], want: { detectLocalMode: 'ClusterCIDR' } },
+  { flags: [['healthz-bind-address', '']], want: { healthzBindAddress: '' } },
+  { flags: [['healthz-port', '0']], want: { healthzBindAddress: '', metricsBindAddress: '127.0.0.1:10249' } },
+  {
+    flags: [
+      ['metrics-port', '99'],
+      ['metrics-bind-address', '::1'],
+    ],
+    want: { metricsBindAddress: '[::1]:99' },
+  },
+  {
+    flags: [['metrics-port', '99']],
+    want: { metricsBindAddress: '127.0.0.1:10249' },
+    notices: ['--metrics-port has no effect: the bind address has a port of its own'],
+  },
+  { flags: [['healthz-port', 'x']], problems: ['--healthz-port: "x" must be a port from 0 to 65535'] },
+  { flags: [['masquerade-all', 'T']], want: { 'iptables.masqueradeAll': true } },
+  { flags: [['masquerade-all', '0']], want: { 'iptables.masqueradeAll': false } },
+  { flags: [['masquerade-all', 'ja']], problems: ['--masquerade-all: "ja" must be true or false'] },
+  { flags: [['feature-gates', '']], want: { featureGates: {} } },
+  {
+    flags: [['feature-gates', 'A=true, B=false']],
+    want: { featureGates: { A: true, B: false } },
+    notices: ['feature gates are accepted and have no effect: A, B'],
+  },
+  {
+    flags: [['feature-gates', 'A']],
+    problems: ['--feature-gates: {"A":""} must be a map of gate names to true or false'],
+  },
+])('flags $flags', ({ flags, want = {}, problems = [], notices = [] }) => {
+  const loaded = loadConfig({ flags: new Map([['proxy-mode', 'ipvs'], ...flags]) })
+  expect(loaded.config).toMatchObject(want)
+  expect(reportProblems('', loaded.problems).split('\n').slice(1)).toEqual(problems.map((line) => `  ${line}`))
+  expect(loaded.notices).toEqual(notices)
+})
+
+test('the external form has every field of upstream’s /configz, and can be read again', () => {
+  const golden = join(import.meta.dirname, '../../golden/01-base')
+  const file = readFileSync(join(golden, 'kube-proxy-config.yaml'), 'utf8')
+  const { config } = loadConfig({ file, flags: new Map() })
+  const form = externalForm(config)
+  expect(form.ipvs).toEqual({
+    syncPeriod: '30s',
+    minSyncPeriod: '0s',
+    scheduler: 'rr',
+    excludeCIDRs: [],
+    strictARP: false,
+    tcpTimeout: '0s',
+    tcpFinTimeout: '0s',
+    udpTimeout: '0s',
+  })
+  const text = readFileSync(join(golden, 'configz.json'), 'utf8')
+  const theirs = (JSON.parse(text) as Record<string, Record<string, unknown>>)['kubeproxy.config.k8s.io']!
+  for (const [key, value] of Object.entries(theirs)) {
+    expect(form).toHaveProperty([key])
+    if (typeof value !== 'object' || value === null) continue
+    for (const inner of Object.keys(value)) expect(form).toHaveProperty([key, inner])
+  }
+  expect(loadConfig({ file: JSON.stringify(form), flags: new Map() })).toMatchObject({ config, problems: [] })
 })

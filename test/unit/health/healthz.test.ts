@@ -1,6 +1,7 @@
 import { expect, test } from 'vitest'
 import { ProxierHealth } from '../../../src/health/healthz.ts'
 import { HttpServer } from '../../../src/health/server.ts'
+import { describeError, ProxyError } from '../../../src/lib/errors.ts'
 import { silentLog } from '../../../src/lib/log.ts'
 import type { Family } from '../../../src/model/address.ts'
 
@@ -119,8 +120,26 @@ test('the server answers its paths, and nothing else', async () => {
       routes,
       log: silentLog,
     })
-    await expect(second.start()).rejects.toThrow(/EADDRINUSE/)
+    const error: unknown = await second.start().catch((thrown: unknown) => thrown)
+    expect(error).toBeInstanceOf(ProxyError)
+    expect(describeError(error)).toMatch(/^the test server cannot listen on 127\.0\.0\.1 port \d+: .*EADDRINUSE/)
   } finally {
     server.close()
+  }
+})
+
+test('an address in use is tried again until it is free', async () => {
+  const options = { name: 'test', host: '127.0.0.1', retryMs: 10, routes: {}, log: silentLog }
+  const holder = new HttpServer({ ...options, port: 0, hardFail: true })
+  await holder.start()
+  const waiting = new HttpServer({ ...options, port: holder.port, hardFail: false })
+  try {
+    await waiting.start()
+    expect(waiting.port).toBe(0)
+    holder.close()
+    await expect.poll(() => waiting.port, { timeout: 5000 }).toBeGreaterThan(0)
+  } finally {
+    holder.close()
+    waiting.close()
   }
 })
