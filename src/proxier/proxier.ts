@@ -70,6 +70,8 @@ export class Proxier {
   readonly #state = new ClusterState()
   readonly #pacer: Pacer
   readonly #noLocal = { internal: new Set<string>(), external: new Set<string>() }
+  /** Layers that failed half-way: what they had written before is not known, so it cannot be told from others' work. */
+  readonly #uncertain = new Set<string>()
   #triggerTimes: number[] = []
   #node: NodeRecord | undefined
   #nodeAddresses: readonly string[] = []
@@ -152,7 +154,9 @@ export class Proxier {
     const failures = [...unread].map(([layer, error]) => ({ layer, error }))
     for (const outcome of outcomes) {
       for (const [owner, error] of outcome.refused) if (!refused.has(owner)) refused.set(owner, error)
-      if (outcome.broken) failures.push({ layer: outcome.layer, error: outcome.broken })
+      if (outcome.broken === undefined) continue
+      failures.push({ layer: outcome.layer, error: outcome.broken })
+      if (!outcome.waits) this.#uncertain.add(outcome.layer)
     }
     const well = failures.length === 0 && refused.size === 0
     const report: PassReport = {
@@ -180,7 +184,9 @@ export class Proxier {
     const { family, log } = this.#options
     for (const layer of this.#parts.layers) {
       try {
-        for (const drift of await layer.resync()) {
+        const drifts = await layer.resync()
+        if (this.#uncertain.delete(layer.name)) continue
+        for (const drift of drifts) {
           log.warn('Kernel state was changed by someone else, repairing it', { family, ...drift })
           this.#parts.observer.drift(family, drift)
         }

@@ -4,6 +4,8 @@ import type { Layer, Outcome, Owner } from './layer.ts'
 export interface LayerOutcome extends Outcome {
   readonly layer: string
   readonly step: 'add' | 'remove'
+  /** Not tried at all: a layer that it needs is broken. */
+  readonly waits?: true
 }
 
 /**
@@ -34,6 +36,7 @@ export async function applyOnce(layers: readonly Layer[], unread: ReadonlySet<st
       outcomes.push({
         layer: layer.name,
         step: 'add',
+        waits: true,
         applied: 0,
         refused: new Map(),
         broken: new ProxyError('KERNEL', `${layer.name} waits for ${missing}, which failed`),

@@ -139,7 +139,10 @@ describe('bad objects', () => {
       sliceObject('good', ['10.244.1.2']),
     )
     await writeManifest(folder.path, 'invalid-ip.json', serviceObject({ name: 'invalid', clusterIP: '10.96.2.300' }))
-    await writeManifest(folder.path, 'orphan.json', sliceObject('orphan', ['10.244.1.9']))
+    // One that names a Service that is not there, which is no mistake, and one that names none, which is.
+    const nameless = sliceObject('nameless', ['10.244.1.8']) as { metadata: Record<string, unknown> }
+    delete nameless.metadata.labels
+    await writeManifest(folder.path, 'slices.json', sliceObject('orphan', ['10.244.1.9']), nameless)
     await writeFile(
       join(folder.path, 'later.yaml'),
       JSON.stringify(serviceObject({ name: 'later', clusterIP: '10.96.2.2' })),
@@ -160,6 +163,12 @@ describe('bad objects', () => {
         (line) => line.level === 'error' && JSON.stringify(line).includes('10.96.2.300'),
       )
       expect(JSON.stringify(invalid)).toMatch(/default\/invalid.*clusterIP/)
+
+      const unlabelled = daemon.lines.find(
+        (line) => line.level === 'error' && JSON.stringify(line).includes('nameless-1'),
+      )
+      expect(JSON.stringify(unlabelled)).toMatch(/EndpointSlice default\/nameless-1.*kubernetes\.io\/service-name/)
+      expect(daemon.lines.filter((line) => line.level === 'error').length).toBe(2)
 
       // A file that breaks: its last good objects stay in force.
       await writeFile(join(folder.path, 'later.yaml'), 'kind: Service\n  broken: [')

@@ -206,6 +206,22 @@ describe('a fault', () => {
     expect(rig.ipvs.dump()).toContain('192.168.0.1:30080')
   })
 
+  test('what a layer wrote before it broke is not taken for somebody else’s', async () => {
+    await synced()
+    let writes = 0
+    rig.dummy.fault = (operation) => (operation === 'bind' && ++writes === 2 ? new Error('socket gone') : undefined)
+    for (const [i, name] of ['a', 'b', 'c'].entries()) {
+      rig.proxier.serviceChanged(
+        `default/${name}`,
+        service({ key: `default/${name}`, clusterIPs: [`10.96.1.${i + 1}`] }),
+      )
+    }
+    expect((await rig.next()).failures.map(({ layer }) => layer)).toEqual(['dummy'])
+    expect(await rig.next()).toMatchObject({ well: true, reason: 'retry' })
+    for (const last of [1, 2, 3]) expect(rig.dummy.dump('kube-ipvs0')).toContain(`10.96.1.${last}/32`)
+    expect(rig.drifts).toEqual([])
+  })
+
   test('a kernel that cannot be read is not written', async () => {
     await synced()
     rig.ipvs.fault = () => new Error('socket gone')
