@@ -4,18 +4,17 @@ import { boolean, fields, type FieldSpec } from '../config/schema.ts'
 import { describeError, ProxyError } from '../lib/errors.ts'
 
 export interface CommandLine {
-  readonly operation: 'run' | 'cleanup' | 'version' | 'help'
+  readonly operation: 'run' | 'init' | 'writeConfig' | 'cleanup' | 'version' | 'help'
   /** Text to print for 'help'. */
   readonly help: string
   readonly config: string | undefined
   readonly manifests: string | undefined
   readonly master: string | undefined
+  /** File to write the effective configuration to. */
+  readonly writeConfigTo: string | undefined
   /** Configuration flags by name without dashes, as given. */
   readonly flags: ReadonlyMap<string, string>
 }
-
-/** Flags of upstream's that are known, and that this daemon cannot serve. */
-const notInUse = ['init-only', 'write-config-to'] as const
 
 /** Flags that upstream's libraries bring along; they mean nothing here. */
 const withoutMeaning = [
@@ -31,11 +30,13 @@ const operational = {
   config: 'file with a KubeProxyConfiguration',
   manifests: 'folder with Services, EndpointSlices and Nodes as YAML or JSON, instead of an API server',
   master: 'address of the API server, overrides the kubeconfig',
+  'write-config-to': 'write the effective configuration to this file and end',
 } as const
 
 /** Switches are read as texts: yargs takes any word but "true" for false, and `--cleanup=1` must not start the daemon. */
 const switches = {
   cleanup: 'remove what is ours from the kernel and end',
+  'init-only': 'do what needs more rights than CAP_NET_ADMIN (sysctls, modules) and end',
   version: 'print the version and end',
   help: 'print this and end',
 } as const
@@ -52,7 +53,6 @@ const configFlags = (Object.entries(fields) as [string, FieldSpec][]).flatMap(([
 const known = new Set<string>([
   ...Object.keys({ ...operational, ...switches, ...ports }),
   ...configFlags.map(({ flag }) => flag),
-  ...notInUse,
   ...withoutMeaning,
 ])
 
@@ -88,7 +88,7 @@ export async function parseFlags(args: readonly string[]): Promise<CommandLine> 
   for (const [name, describe] of Object.entries(ports)) {
     parser = parser.option(name, { type: 'string', requiresArg: true, describe })
   }
-  for (const name of [...notInUse, ...withoutMeaning]) parser = parser.option(name, { type: 'string', hidden: true })
+  for (const name of withoutMeaning) parser = parser.option(name, { type: 'string', hidden: true })
 
   let values: Record<string, unknown>
   try {
@@ -103,7 +103,6 @@ export async function parseFlags(args: readonly string[]): Promise<CommandLine> 
     const near = nearest(name, known)
     mistakes.push(`unknown flag --${name}${near === undefined ? '' : `; did you mean --${near}?`}`)
   }
-  for (const name of notInUse) if (values[name] !== undefined) mistakes.push(`--${name} is not in use yet`)
   for (const word of values._ as unknown[]) mistakes.push(`unexpected argument "${String(word)}"`)
   const given = (name: string): string[] => [values[name] ?? []].flat() as string[]
   const last = (name: string): string | undefined => given(name).at(-1)
@@ -116,7 +115,18 @@ export async function parseFlags(args: readonly string[]): Promise<CommandLine> 
     mistakes.push(`--${name}: ${JSON.stringify(text)} must be ${result.allowed}`)
     return false
   }
-  const operation = isOn('help') ? 'help' : isOn('version') ? 'version' : isOn('cleanup') ? 'cleanup' : 'run'
+  const writeConfigTo = last('write-config-to') || undefined
+  const operation = isOn('help')
+    ? 'help'
+    : isOn('version')
+      ? 'version'
+      : writeConfigTo !== undefined
+        ? 'writeConfig'
+        : isOn('cleanup')
+          ? 'cleanup'
+          : isOn('init-only')
+            ? 'init'
+            : 'run'
   if (mistakes.length > 0) throw usage(mistakes.join('; '))
 
   const flags = new Map<string, string>()
@@ -135,6 +145,7 @@ export async function parseFlags(args: readonly string[]): Promise<CommandLine> 
     config: last('config') || undefined,
     manifests: last('manifests') || undefined,
     master: last('master') || undefined,
+    writeConfigTo,
     flags,
   }
 }

@@ -15,7 +15,7 @@ export interface Loaded {
   /** Complete also where there are problems: a wrong field has its default. */
   readonly config: ProxyConfig
   readonly problems: readonly Problem[]
-  /** To be said once: fields without effect, flags that the file overrides. */
+  /** To be said once: fields without effect, flags that override the file. */
   readonly notices: readonly string[]
 }
 
@@ -28,12 +28,12 @@ export interface Sources {
 
 const paths = Object.keys(fields) as FieldPath[]
 const sections = new Set(paths.filter((path) => path.includes('.')).map((path) => path.split('.')[0]!))
-/** Flags that count although a file is given (config reference, command line). */
-const flagsOverFile = new Set(['hostname-override', 'v', 'vmodule', 'logging-format', 'log-flush-frequency'])
+/** Flags that a DaemonSet gives every node beside the common file: no news. */
+const quietFlags = new Set(['hostname-override', 'v'])
 /** Deprecated flags: 0 switches the server off, another port completes an address that has none. */
 const portFlags = { 'healthz-port': 'healthzBindAddress', 'metrics-port': 'metricsBindAddress' } as const
 
-/** Puts file, flags and defaults together and checks everything; all mistakes are found at once. */
+/** Puts file, flags and defaults together, flags over file, and checks everything; all mistakes are found at once. */
 export function loadConfig({ file, flags }: Sources): Loaded {
   const problems: Problem[] = []
   const notices: string[] = []
@@ -44,21 +44,17 @@ export function loadConfig({ file, flags }: Sources): Loaded {
     else values.set(path, result.value)
   }
   if (file !== undefined) readFile(file, problems, take)
-  const ignored: string[] = []
+  const overriding: string[] = []
   for (const path of paths) {
     const { flag, kind } = fields[path] as FieldSpec
     const given = flag === undefined ? undefined : flags.get(flag)
     if (given === undefined) continue
-    if (file !== undefined && !flagsOverFile.has(flag!)) ignored.push(`--${flag}`)
-    else take(path, kind.fromText(given), `--${flag}`)
+    if (values.has(path) && !quietFlags.has(flag!)) overriding.push(`--${flag}`)
+    take(path, kind.fromText(given), `--${flag}`)
   }
   for (const [flag, path] of Object.entries(portFlags)) {
     const given = flags.get(flag)
     if (given === undefined) continue
-    if (file !== undefined) {
-      ignored.push(`--${flag}`)
-      continue
-    }
     const port = /^\d{1,5}$/.test(given) ? Number(given) : -1
     const listen = values.get(path)
     const host = typeof listen === 'string' ? canonicalAddress(listen) : undefined
@@ -68,7 +64,7 @@ export function loadConfig({ file, flags }: Sources): Loaded {
     else if (host !== undefined) values.set(path, `${host.includes(':') ? `[${host}]` : host}:${port}`)
     else notices.push(`--${flag} has no effect: the bind address has a port of its own`)
   }
-  if (ignored.length > 0) notices.push(`flags without effect because --config is given: ${ignored.join(', ')}`)
+  if (overriding.length > 0) notices.push(`flags override the configuration file: ${overriding.join(', ')}`)
 
   const config = Object.fromEntries(
     paths.map((path) => [path, values.get(path) ?? presetOf(path, values)]),

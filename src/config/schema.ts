@@ -80,6 +80,11 @@ const scheduler = kind(
   (value) => (typeof value === 'string' && /^[a-z0-9_]{0,16}$/.test(value) ? value || 'rr' : undefined),
   plain,
 )
+const minorVersion = kind(
+  'a Kubernetes minor version, such as "1.36"',
+  (value) => (typeof value === 'string' && /^(1\.\d{1,3})?$/.test(value) ? value : undefined),
+  plain,
+)
 const detectLocalModes = oneOf('', 'ClusterCIDR', 'NodeCIDR', 'BridgeInterface', 'InterfaceNamePrefix')
 const detectLocalMode = kind(
   detectLocalModes.name,
@@ -171,7 +176,7 @@ function field<T>(kind: Kind<T>, preset: T, flag: string | undefined, use: Use =
   return { kind, preset, flag, use }
 }
 
-/** KubeProxyConfiguration v1alpha1: path, kind, default, flag, use. Empty values in a file mean the default. */
+/** KubeProxyConfiguration v1alpha1 and our own section: path, kind, default, flag, use. Empty in a file: the default. */
 export const fields = {
   featureGates: field(gates, {}, 'feature-gates'),
   'clientConnection.kubeconfig': field(text, '', 'kubeconfig'),
@@ -182,7 +187,7 @@ export const fields = {
   'logging.format': field(oneOf('text', 'json'), 'text', 'logging-format', 'never'),
   'logging.flushFrequency': field(anything, '5s', 'log-flush-frequency', 'never'),
   'logging.verbosity': field(integer(0, 2147483647), 0, 'v'),
-  'logging.vmodule': field(anything, [], 'vmodule', 'later'),
+  'logging.vmodule': field(anything, [], 'vmodule', 'never'),
   'logging.options': field(anything, {}, undefined, 'never'),
   hostnameOverride: field(text, '', 'hostname-override'),
   bindAddress: field(address, '0.0.0.0', 'bind-address'),
@@ -190,14 +195,14 @@ export const fields = {
   metricsBindAddress: field(listen, '127.0.0.1:10249', 'metrics-bind-address'),
   bindAddressHardFail: field(boolean, false, 'bind-address-hard-fail'),
   enableProfiling: field(boolean, false, 'profiling', 'later'),
-  showHiddenMetricsForVersion: field(text, '', 'show-hidden-metrics-for-version', 'later'),
+  showHiddenMetricsForVersion: field(minorVersion, '', 'show-hidden-metrics-for-version', 'never'),
   mode: field(oneOf('', 'ipvs', 'iptables', 'nftables', 'kernelspace'), '', 'proxy-mode'),
   detectLocalMode: field(detectLocalMode, 'ClusterCIDR', 'detect-local-mode'),
   'detectLocal.bridgeInterface': field(text, '', 'pod-bridge-interface'),
   'detectLocal.interfaceNamePrefix': field(text, '', 'pod-interface-name-prefix'),
   clusterCIDR: field(clusterCIDR, '', 'cluster-cidr'),
   nodePortAddresses: field(nodePorts, [] as string[], 'nodeport-addresses'),
-  oomScoreAdj: field(integer(-1000, 1000), -999, 'oom-score-adj', 'later'),
+  oomScoreAdj: field(integer(-1000, 1000), -999, 'oom-score-adj'),
   configSyncPeriod: field(positive, 900_000, 'config-sync-period', 'never'),
   portRange: field(text, '', undefined, 'never'),
   windowsRunAsService: field(boolean, false, 'windows-service', 'never'),
@@ -223,13 +228,17 @@ export const fields = {
   'winkernel.enableDSR': field(boolean, false, undefined, 'never'),
   'winkernel.rootHnsEndpointName': field(text, '', undefined, 'never'),
   'winkernel.forwardHealthCheckVip': field(boolean, false, undefined, 'never'),
-  'conntrack.maxPerCore': field(integer(0, 2147483647), 32768, 'conntrack-max-per-core', 'later'),
-  'conntrack.min': field(integer(0, 2147483647), 131072, 'conntrack-min', 'later'),
-  'conntrack.tcpEstablishedTimeout': field(notNegative, 86_400_000, 'conntrack-tcp-timeout-established', 'later'),
-  'conntrack.tcpCloseWaitTimeout': field(notNegative, 3_600_000, 'conntrack-tcp-timeout-close-wait', 'later'),
-  'conntrack.tcpBeLiberal': field(boolean, false, 'conntrack-tcp-be-liberal', 'later'),
-  'conntrack.udpTimeout': field(notNegative, 0, 'conntrack-udp-timeout', 'later'),
-  'conntrack.udpStreamTimeout': field(notNegative, 0, 'conntrack-udp-timeout-stream', 'later'),
+  'conntrack.maxPerCore': field(integer(0, 2147483647), 32768, 'conntrack-max-per-core'),
+  'conntrack.min': field(integer(0, 2147483647), 131072, 'conntrack-min'),
+  'conntrack.tcpEstablishedTimeout': field(notNegative, 86_400_000, 'conntrack-tcp-timeout-established'),
+  'conntrack.tcpCloseWaitTimeout': field(notNegative, 3_600_000, 'conntrack-tcp-timeout-close-wait'),
+  'conntrack.tcpBeLiberal': field(boolean, false, 'conntrack-tcp-be-liberal'),
+  'conntrack.udpTimeout': field(notNegative, 0, 'conntrack-udp-timeout'),
+  'conntrack.udpStreamTimeout': field(notNegative, 0, 'conntrack-udp-timeout-stream'),
+  // Ours alone. kube-proxy decodes v1alpha1 leniently and passes over the section with one line.
+  'kubeIpvsProxy.strictExternalTrafficPolicy': field(boolean, false, 'strict-external-traffic-policy'),
+  'kubeIpvsProxy.drainTimeout': field(notNegative, 0, 'drain-timeout'),
+  'kubeIpvsProxy.connReuseMode': field(oneOf('', '0', '1', '2'), '', 'conn-reuse-mode'),
 } as const
 
 export type FieldPath = keyof typeof fields

@@ -18,6 +18,8 @@ test.each<{ args: string[]; want: Record<string, unknown>; flags?: [string, stri
   { args: ['--cleanup=1'], want: { operation: 'cleanup' } },
   { args: ['--cleanup=false'], want: { operation: 'run' } },
   { args: ['-h'], want: { operation: 'help' } },
+  { args: ['--init-only'], want: { operation: 'init' } },
+  { args: ['--write-config-to=x'], want: { operation: 'writeConfig', writeConfigTo: 'x' } },
   { args: ['--config=a', '--config=b'], want: { config: 'b' } },
   { args: ['--config=', '--hostname-override='], want: { config: undefined }, flags: [['hostname-override', '']] },
   {
@@ -49,8 +51,8 @@ test.each([
   [['--constructor=1'], /flags/],
   [['run'], 'unexpected argument "run"'],
   [['--', 'run'], 'unexpected argument "run"'],
-  [['--init-only'], '--init-only is not in use yet'],
-  [['--write-config-to=x', 'y'], '--write-config-to is not in use yet; unexpected argument "y"'],
+  [['--write-config-to=x', 'y'], 'unexpected argument "y"'],
+  [['--write-config-to'], /Not enough arguments following: write-config-to/],
   [['--cleanup=perhaps'], '--cleanup: "perhaps" must be true or false'],
   [['--cluster-cidr', '--masquerade-all'], /Not enough arguments following: cluster-cidr/],
 ])('refuses %s', async (args, message) => {

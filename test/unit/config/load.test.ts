@@ -134,10 +134,10 @@ test.each(['01-base', '22-scheduler-wrr', '26-nodeportaddresses-primary', '29-de
 test.each([
   {
     name: 'fields without effect yet',
-    file: 'oomScoreAdj: 0\nconntrack:\n  min: 5',
-    notices: ['not in use yet: oomScoreAdj, conntrack.min'],
+    file: 'enableProfiling: true',
+    notices: ['not in use yet: enableProfiling'],
   },
-  { name: 'a field at its default is no news', file: 'oomScoreAdj: -999', notices: [] },
+  { name: 'a field at its default is no news', file: 'enableProfiling: false', notices: [] },
   {
     name: 'gates',
     file: 'featureGates: {KubeProxyIPVS: true}',
@@ -147,20 +147,37 @@ test.each([
   expect(load(`mode: ipvs\n${file}`).notices).toEqual(notices)
 })
 
-test('flags count without a file; with one only those that override it, and the others are named', () => {
+test('flags override the file, and which do is named', () => {
   const flags = new Map([
     ['ipvs-scheduler', 'wlc'],
     ['hostname-override', 'a'],
+    ['ipvs-strict-arp', 'true'],
     ['v', '4'],
+    ['healthz-port', '0'],
   ])
-  expect(loadConfig({ flags }).config).toMatchObject({
+  const wanted = {
     'ipvs.scheduler': 'wlc',
+    'ipvs.strictARP': true,
     hostnameOverride: 'a',
     'logging.verbosity': 4,
-  })
-  const both = loadConfig({ file: `${header}mode: ipvs\nipvs: {scheduler: sh}`, flags })
-  expect(both.config).toMatchObject({ 'ipvs.scheduler': 'sh', hostnameOverride: 'a', 'logging.verbosity': 4 })
-  expect(both.notices).toEqual(['flags without effect because --config is given: --ipvs-scheduler'])
+    healthzBindAddress: '',
+  }
+  expect(loadConfig({ flags }).config).toMatchObject(wanted)
+  const file = `${header}mode: ipvs\nhostnameOverride: b\nipvs: {scheduler: sh}\nhealthzBindAddress: 1.2.3.4:1`
+  const both = loadConfig({ file, flags })
+  expect(both.config).toMatchObject(wanted)
+  expect(both.notices).toEqual(['flags override the configuration file: --ipvs-scheduler'])
+})
+
+test.each([
+  ['kubeIpvsProxy: {drainTimeout: 15m}', 'kubeIpvsProxy.drainTimeout', 900_000],
+  ['kubeIpvsProxy: {strictExternalTrafficPolicy: true}', 'kubeIpvsProxy.strictExternalTrafficPolicy', true],
+  ['kubeIpvsProxy: {connReuseMode: "1"}', 'kubeIpvsProxy.connReuseMode', '1'],
+  ['showHiddenMetricsForVersion: "1.35"', 'showHiddenMetricsForVersion', '1.35'],
+] as const)('reads %s', (text, path, value) => {
+  const { config, problems } = load(`mode: ipvs\n${text}`)
+  expect(problems).toEqual([])
+  expect(config[path]).toBe(value)
 })
 
 test.each([
