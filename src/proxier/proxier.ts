@@ -99,9 +99,10 @@ export class Proxier {
   }
 
   sliceChanged(key: string, slice: EndpointSliceRecord | undefined): void {
-    if (slice !== undefined && slice.family !== this.#options.family) return
-    if (!this.#state.setSlice(key, slice)) return
-    if (slice !== undefined && slice.triggerTime > 0) this.#triggerTimes.push(slice.triggerTime)
+    // A slice of the name may have been deleted and made anew for the other family between two looks of the source.
+    const own = slice?.family === this.#options.family ? slice : undefined
+    if (!this.#state.setSlice(key, own)) return
+    if (own !== undefined && own.triggerTime > 0) this.#triggerTimes.push(own.triggerTime)
     this.#request()
   }
 

@@ -158,6 +158,13 @@ describe('one pass', () => {
     expect(rig.reports.length).toBe(1)
   })
 
+  test('a slice that comes back with addresses of the other family is gone for this one', async () => {
+    await synced()
+    rig.proxier.sliceChanged('default/web-1', slice([endpoint('fd00::1')], { family: 'IPv6' }))
+    await rig.next()
+    expect(rig.ipvs.dump().trim()).toBe('-A -t 10.96.0.10:80 -s rr')
+  })
+
   test('a Service that goes takes all of its with it', async () => {
     await synced()
     rig.proxier.serviceChanged('default/web', undefined)
