@@ -146,6 +146,9 @@ export class IpvsLayer implements Layer {
       }
       // While the new destinations of a server could not be written, the old ones are better than none.
       if (isHeld(this.#options.ownersOf(key), held)) continue
+      // Growth may also have had to wait for a layer below, or have torn off: the last that work stay until one of
+      // their successors stands.
+      if (wanted.destinations.length > 0 && !wanted.destinations.some((one) => isAtWork(now, one))) continue
       const keep = new Set(wanted.destinations.map(destinationKey))
       let drains = this.#lookAtDraining && this.#draining.has(key)
       for (const [name, destination] of now.destinations) {
@@ -288,6 +291,10 @@ function settled(wanted: WantedServer, now: PresentServer): boolean {
     wanted.destinations.length === now.destinations.size &&
     wanted.destinations.every((d) => now.destinations.get(destinationKey(d))?.weight === d.weight)
   )
+}
+
+function isAtWork(now: PresentServer, destination: Destination): boolean {
+  return (now.destinations.get(destinationKey(destination))?.weight ?? 0) > 0
 }
 
 /** What was to be removed is not there: that is what was wanted. */

@@ -213,6 +213,30 @@ describe('a fault', () => {
     expect(rig.ipvs.dump()).toContain('192.168.0.1:30080')
   })
 
+  test.each<{ name: string; fault: () => void; well: () => void }>([
+    {
+      name: 'a set cannot be written',
+      fault: () => (rig.ipset.fault = () => new Error('socket gone')),
+      well: () => (rig.ipset.fault = undefined),
+    },
+    {
+      name: 'writing destinations tears off',
+      fault: () => (rig.ipvs.fault = (call) => (call === 'newDestination' ? new Error('socket gone') : undefined)),
+      well: () => (rig.ipvs.fault = undefined),
+    },
+  ])('where $name, old destinations serve until a new one stands', async ({ fault, well }) => {
+    await rig.stop()
+    rig = new Rig({ syncPeriod: 20 })
+    await synced()
+    fault()
+    rig.proxier.sliceChanged('default/web-1', slice([endpoint('10.1.0.8', 'rsl'), endpoint('10.1.0.9', 'rsl')]))
+    for (let pass = 0; pass < 3; pass++) await rig.next()
+    for (const address of ['10.1.0.1', '10.1.0.2']) expect(rig.ipvs.dump()).toContain(`${address}:8080 -m -w 1`)
+    well()
+    while (!(await rig.next()).well);
+    expect(rig.ipvs.dump().match(/-r \S+ -m -w 1/g)).toEqual(['-r 10.1.0.8:8080 -m -w 1', '-r 10.1.0.9:8080 -m -w 1'])
+  })
+
   test('what a layer wrote before it broke is not taken for somebody else’s', async () => {
     await synced()
     let writes = 0
