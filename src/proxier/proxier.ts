@@ -75,6 +75,7 @@ export class Proxier {
   #triggerTimes: number[] = []
   #node: NodeRecord | undefined
   #nodeAddresses: readonly string[] = []
+  #nodeAddressesRead = false
   #facts: NodeFacts
   #complete = { services: false, slices: false }
   #start = Promise.withResolvers<void>()
@@ -149,7 +150,8 @@ export class Proxier {
 
     const { ledger, layers, rules } = this.#parts
     rules.want(ledger.nonEmptyRoles(), ledger.drops())
-    const outcomes = await applyOnce(layers, new Set(unread.keys()))
+    // Before the node's addresses are known, all that stands for its node ports would look unwanted.
+    const outcomes = this.#nodeAddressesRead ? await applyOnce(layers, new Set(unread.keys())) : []
 
     const refused = new Map<Owner, Error>()
     const failures = [...unread].map(([layer, error]) => ({ layer, error }))
@@ -197,6 +199,7 @@ export class Proxier {
     }
     try {
       this.#nodeAddresses = await this.#parts.readNodeAddresses()
+      this.#nodeAddressesRead = true
       this.#refreshFacts()
     } catch (error) {
       // Node ports must not vanish because an address dump failed once: the last good one stays in force.

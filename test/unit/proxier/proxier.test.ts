@@ -24,10 +24,10 @@ const settings: FamilySettings = {
 
 /** The whole stack of one family over fakes of the kernel. */
 class Rig {
-  readonly ipvs = new FakeIpvs()
-  readonly ipset = new FakeIpset()
-  readonly dummy = new FakeDummy()
-  readonly iptables = Object.assign(new FakeIptables(), { randomFully: true })
+  readonly ipvs: FakeIpvs
+  readonly ipset: FakeIpset
+  readonly dummy: FakeDummy
+  readonly iptables: FakeIptables & { readonly randomFully: boolean }
   readonly reports: PassReport[] = []
   readonly drifts: Drift[] = []
   readonly proxier: Proxier
@@ -35,8 +35,13 @@ class Rig {
   #running: Promise<void> | undefined
   #wake: (() => void) | undefined
 
-  constructor(change: Partial<FamilySettings> = {}) {
-    this.dummy.addAddress(this.dummy.addLink('eth0', ''), '192.168.0.1', 24)
+  /** `before`: the stack whose kernel this one finds. */
+  constructor(change: Partial<FamilySettings> = {}, before?: Rig) {
+    this.ipvs = before?.ipvs ?? new FakeIpvs()
+    this.ipset = before?.ipset ?? new FakeIpset()
+    this.dummy = before?.dummy ?? new FakeDummy()
+    this.iptables = before?.iptables ?? Object.assign(new FakeIptables(), { randomFully: true })
+    if (before === undefined) this.dummy.addAddress(this.dummy.addLink('eth0', ''), '192.168.0.1', 24)
     const observer: ProxierObserver & { restoreFailed(): void } = {
       queued: () => {},
       drift: (_family, drift) => void this.drifts.push(drift),
@@ -211,6 +216,28 @@ describe('a fault', () => {
     rig.iptables.fault = undefined
     expect(await rig.next()).toMatchObject({ well: true })
     expect(rig.ipvs.dump()).toContain('192.168.0.1:30080')
+  })
+
+  test('a new process that cannot read the node’s addresses leaves the node ports of the one before', async () => {
+    await synced()
+    const np = service({ key: 'default/np', clusterIPs: ['10.96.0.13'], ports: [port({ nodePort: 30080 })] })
+    rig.proxier.serviceChanged(np.key, np)
+    await rig.next()
+    const restarted = new Rig({}, rig)
+    await rig.stop()
+    rig = restarted
+    // The first look at the device is for its addresses, the second one for the node's own.
+    let looks = 0
+    rig.dummy.fault = (call) => (call === 'links' && ++looks === 2 ? new Error('dump interrupted') : undefined)
+    rig.proxier.serviceChanged(np.key, np)
+    rig.proxier.synced('services')
+    rig.proxier.synced('endpointslices')
+    rig.start()
+    expect(await rig.next()).toMatchObject({ well: false, failures: [{ layer: 'node addresses' }] })
+    expect(rig.ipvs.dump()).toContain('192.168.0.1:30080')
+    expect(await rig.next()).toMatchObject({ well: true, reason: 'retry' })
+    expect(rig.ipvs.dump()).toContain('192.168.0.1:30080')
+    expect(rig.ipvs.dump()).not.toContain('10.96.0.10')
   })
 
   test.each<{ name: string; fault: () => void; well: () => void }>([
