@@ -49,7 +49,6 @@ export async function cleanup(
           comment: setComment,
           masqueradeBit: 14,
           masqueradeAll: false,
-          localDetector: undefined,
           randomFully: tool.randomFully,
         },
       }).cleanup()

@@ -1,5 +1,7 @@
 import { existsSync } from 'node:fs'
 import { setSpec, setComment } from './ipset/catalogue.ts'
+import type { Flows } from './conntrack/flows.ts'
+import { KernelFlows } from './conntrack/kernel-flows.ts'
 import type { Dummy } from './dummy/dummy.ts'
 import { KernelDummy } from './dummy/kernel-dummy.ts'
 import { deviceName, DummyLayer } from './dummy/layer.ts'
@@ -9,23 +11,23 @@ import { IpsetLayer } from './ipset/layer.ts'
 import type { Iptables } from './iptables/iptables.ts'
 import { IptablesLayer } from './iptables/layer.ts'
 import { chooseVariant, IptablesTool } from './iptables/restore.ts'
-import type { LocalDetector } from './iptables/rules.ts'
 import type { Ipvs } from './ipvs/ipvs.ts'
 import { KernelIpvs } from './ipvs/kernel-ipvs.ts'
 import { IpvsLayer } from './ipvs/layer.ts'
 import { systemClock } from './lib/clock.ts'
-import { ProxyError } from './lib/errors.ts'
 import type { Log } from './lib/log.ts'
-import { isIPv6LinkLocal, isLoopback, type Cidr, type Family } from './model/address.ts'
+import { cidrText, familyOf, isIPv6LinkLocal, isLoopback, parseCidr, type Cidr, type Family } from './model/address.ts'
 import type { ClusterListener, NodeRecord } from './model/cluster.ts'
+import type { LocalDetector } from './model/local-detector.ts'
 import { Ledger } from './proxier/ledger.ts'
-import { Proxier, type ProxierObserver } from './proxier/proxier.ts'
+import { Proxier, type ProxierObserver, type ProxierParts } from './proxier/proxier.ts'
 
 /** The kernel by netlink: one connection each, shared by the families. */
 export interface Kernel {
   readonly ipvs: Ipvs
   readonly ipset: Ipset
   readonly dummy: Dummy
+  readonly flows: Flows
   close(): void
 }
 
@@ -33,12 +35,14 @@ export function openKernel(): Kernel {
   const ipvs = new KernelIpvs()
   const ipset = new KernelIpset()
   const dummy = new KernelDummy()
+  const flows = new KernelFlows()
   return {
     ipvs,
     ipset,
     dummy,
+    flows,
     close: () => {
-      for (const part of [ipvs, ipset, dummy]) part.close()
+      for (const part of [ipvs, ipset, dummy, flows]) part.close()
     },
   }
 }
@@ -53,8 +57,21 @@ export interface FamilySettings {
   readonly excludeCIDRs: readonly Cidr[]
   readonly masqueradeBit: number
   readonly masqueradeAll: boolean
-  readonly localDetector: (family: Family) => LocalDetector | undefined
+  readonly localDetector: DetectorOf
+  /** detectLocalMode NodeCIDR: nothing is written before the Node has a podCIDR. */
+  readonly needsPodCIDR: boolean
+  /** The node's IPs where the configuration names them. */
+  readonly nodeIPs: readonly string[]
+  readonly strictExternal: boolean
+  /** Milliseconds; 0: as long as connections last. */
+  readonly drainTimeout: number
 }
+
+/** The way to tell a pod of this node; undefined: there is none for the family. */
+export type DetectorOf = (family: Family, podCIDRs: readonly string[]) => LocalDetector | undefined
+
+/** What a joining node needs before all else: the API server's own Service, then names. */
+const first: ReadonlySet<string> = new Set(['default/kubernetes', 'kube-system/kube-dns'])
 
 /** iptables of the families that this node can serve: IPv4 always, IPv6 where the kernel has it. */
 export async function openIptables(log: Log): Promise<ReadonlyMap<Family, IptablesTool>> {
@@ -74,14 +91,18 @@ export async function openIptables(log: Log): Promise<ReadonlyMap<Family, Iptabl
   return tools
 }
 
+/** What a pass does beside the kernel's state. */
+export type Effects = Pick<ProxierParts, 'flows' | 'serviceHealth'>
+
 /** One family's stack: ledger, layers and the proxier over them. */
 export function buildFamily(
   family: Family,
   settings: FamilySettings,
-  kernel: Omit<Kernel, 'close'>,
+  kernel: Pick<Kernel, 'ipvs' | 'ipset' | 'dummy'>,
   iptables: Iptables & { readonly randomFully: boolean },
   log: Log,
   observer: ProxierObserver & { restoreFailed(family: Family): void },
+  effects: Effects,
 ): Proxier {
   const excludeCIDRs = settings.excludeCIDRs.filter((cidr) => cidr.family === family)
   const ledger: Ledger = new Ledger(
@@ -108,7 +129,6 @@ export function buildFamily(
       comment: setComment,
       masqueradeBit: settings.masqueradeBit,
       masqueradeAll: settings.masqueradeAll,
-      localDetector: settings.localDetector(family),
       randomFully: iptables.randomFully,
     },
     onRestoreFailure: () => observer.restoreFailed(family),
@@ -119,6 +139,8 @@ export function buildFamily(
     log,
     excludeCIDRs,
     ownersOf: (key) => ledger.serverOwners(key),
+    drainTimeout: settings.drainTimeout,
+    clock: systemClock,
   })
   const addresses = new DummyLayer({
     family,
@@ -134,6 +156,11 @@ export function buildFamily(
       nodeName: settings.nodeName,
       scheduler: settings.scheduler,
       nodePortRanges: settings.nodePortRanges,
+      nodeIP: settings.nodeIPs.find((address) => familyOf(address) === family) ?? '',
+      strictExternal: settings.strictExternal,
+      localDetector: (podCIDRs) => settings.localDetector(family, podCIDRs),
+      needsPodCIDR: settings.needsPodCIDR,
+      first,
       minSyncPeriod: settings.minSyncPeriod,
       syncPeriod: settings.syncPeriod,
       clock: systemClock,
@@ -145,6 +172,7 @@ export function buildFamily(
       rules,
       readNodeAddresses: () => readNodeAddresses(kernel.dummy, family),
       observer,
+      ...effects,
     },
   )
 }
@@ -185,26 +213,25 @@ export function dispatch(
   }
 }
 
-/** The rules' way to tell a pod of this node, out of the settings for it; undefined: there is none for the family. */
+/** The rules' way to tell a pod of this node, out of the settings for it. */
 export function localDetectorOf(
   mode: string,
   clusterCIDRs: readonly Cidr[],
   bridge: string,
   prefix: string,
-): (family: Family) => LocalDetector | undefined {
+): DetectorOf {
+  const ofFamily = (cidrs: readonly (Cidr | undefined)[], family: Family): LocalDetector | undefined => {
+    const cidr = cidrs.find((one) => one?.family === family)
+    return cidr && { kind: 'cidr', cidr: cidrText(cidr) }
+  }
   switch (mode) {
-    case 'ClusterCIDR':
-      return (family) => {
-        const cidr = clusterCIDRs.find((one) => one.family === family)
-        return cidr && { kind: 'cidr', cidr: `${cidr.address}/${cidr.prefix}` }
-      }
     case 'BridgeInterface':
       return () => ({ kind: 'bridge', name: bridge })
     case 'InterfaceNamePrefix':
       return () => ({ kind: 'prefix', name: prefix })
+    case 'NodeCIDR':
+      return (family, podCIDRs) => ofFamily(podCIDRs.map(parseCidr), family)
     default:
-      throw new ProxyError('CONFIG', `detectLocalMode: ${mode} is not in use yet`, {
-        advice: 'use ClusterCIDR, BridgeInterface or InterfaceNamePrefix',
-      })
+      return (family) => ofFamily(clusterCIDRs, family)
   }
 }

@@ -2,7 +2,7 @@
 import { parseFlags } from './cli/flags.ts'
 import { describeError, ProxyError } from './lib/errors.ts'
 import { version } from './lib/version.ts'
-import { runCleanup, runDaemon } from './run.ts'
+import { runCleanup, runDaemon, runInit, runWriteConfig } from './run.ts'
 
 /** Exit codes: 0 done, 1 wrong settings or a surprise, 3 the node lacks something. */
 async function main(args: readonly string[]): Promise<number> {
@@ -15,6 +15,10 @@ async function main(args: readonly string[]): Promise<number> {
       case 'version':
         process.stdout.write(`kube-ipvs-proxy v${version}\n`)
         return 0
+      case 'writeConfig':
+        return runWriteConfig(line)
+      case 'init':
+        return await runInit(line)
       case 'cleanup':
         return await runCleanup(line)
       case 'run':

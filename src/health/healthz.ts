@@ -20,9 +20,9 @@ const zeroTime = '0001-01-01T00:00:00Z'
  */
 export class ProxierHealth {
   readonly #clock: Clock
-  readonly #limit: number
+  #limit: number
   readonly #families = new Map<Family, FamilyState>()
-  readonly #waitingFor: () => string
+  #waitingFor: () => string
   #eligible: boolean
 
   /**
@@ -35,6 +35,17 @@ export class ProxierHealth {
     this.#eligible = eligible
     this.#waitingFor = waitingFor
     for (const family of families) this.#families.set(family, { queuedAt: undefined, updatedAt: undefined })
+  }
+
+  /** From here on another limit counts, and another source is waited for. */
+  follow(limit: number, waitingFor: () => string): void {
+    this.#limit = limit
+    this.#waitingFor = waitingFor
+  }
+
+  /** Whether every family keeps up: what a Service's own health check asks, whatever the node's state. */
+  get keepsUp(): boolean {
+    return this.livez().code === 200
   }
 
   queued(family: Family): void {

@@ -8,6 +8,8 @@ interface Entry {
   readonly type: SetType
   /** The comment of iptables rules that match the set. */
   readonly comment: string
+  /** There only while it has members. */
+  readonly onDemand?: true
 }
 
 /** kube-proxy's sets: names, types and comments are what other tools and people look for. */
@@ -97,6 +99,13 @@ const catalogue: Readonly<Record<SetRole, Entry>> = {
     type: 'hash:ip',
     comment: 'Addresses on the ipvs interface',
   },
+  // Ours alone, for strictExternalTrafficPolicy.
+  externalNoLocal: {
+    name: 'KUBE-EXTERNAL-NO-LOCAL',
+    type: 'hash:ip,port',
+    comment: 'Kubernetes service external ip + port with externalTrafficPolicy=local and no local endpoint',
+    onDemand: true,
+  },
 }
 
 /** IPSET_MAXNAMELEN of linux/netfilter/ipset/ip_set.h, without the NUL. */
@@ -110,6 +119,11 @@ export function setSpec(role: SetRole, family: Family): SetSpec {
   const { name, type } = catalogue[role]
   const familyName = family === 'IPv4' ? name : name.replace(/^KUBE-/, 'KUBE-6-').slice(0, maxNameLength)
   return { name: familyName, type, family, hashsize: 1024, maxelem: 65536 }
+}
+
+/** Whether a set is there only while it has members. */
+export function isOnDemand(role: SetRole): boolean {
+  return catalogue[role].onDemand === true
 }
 
 /** The comment of rules that match the set, unquoted. */

@@ -5,7 +5,7 @@ import type { SetRole } from '../model/sets.ts'
 import { asError, isHeld, Refusals } from '../reconcile/apply.ts'
 import { DeltaTable } from '../reconcile/delta-table.ts'
 import type { Drift, Layer, Outcome, Owner } from '../reconcile/layer.ts'
-import { allRoles, setSpec } from './catalogue.ts'
+import { allRoles, isOnDemand, setSpec } from './catalogue.ts'
 import type { Ipset, SetSpec } from './ipset.ts'
 
 export interface IpsetLayerOptions {
@@ -22,7 +22,7 @@ interface RoleState {
   exists: boolean
 }
 
-/** The KUBE-* sets of one family. All of the catalogue exist always, empty or not: rules name them. */
+/** The KUBE-* sets of one family. All but those on demand exist always, empty or not: rules name them. */
 export class IpsetLayer implements Layer {
   readonly name = 'ipset'
   readonly needs: readonly string[] = []
@@ -106,6 +106,7 @@ export class IpsetLayer implements Layer {
     for (const role of this.#touched) {
       const { spec, entries } = this.#roles.get(role)!
       const state = this.#roles.get(role)!
+      if (!state.exists && isOnDemand(role) && entries.wantedCount === 0) continue
       if (!state.exists) {
         try {
           await this.#options.ipset.create(spec)
@@ -150,7 +151,19 @@ export class IpsetLayer implements Layer {
           } else refusals.add([`set ${spec.name}`], error)
         }
       }
-      if (entries.pendingCount === 0 && this.#roles.get(role)!.exists) this.#touched.delete(role)
+      const state = this.#roles.get(role)!
+      if (state.exists && isOnDemand(role) && entries.wantedCount === 0 && entries.pendingCount === 0) {
+        // While a rule still names it, it stays; so it is tried again.
+        const destroyed = await this.#options.ipset.destroy(spec.name).then(
+          () => true,
+          () => false,
+        )
+        if (!destroyed) continue
+        state.exists = false
+        applied++
+      }
+      const settled = state.exists || (isOnDemand(role) && entries.wantedCount === 0)
+      if (entries.pendingCount === 0 && settled) this.#touched.delete(role)
     }
     return { applied, refused: refusals.byOwner }
   }

@@ -65,7 +65,8 @@ export class FakeIptables implements Iptables {
     return chain.rules
   }
 
-  async save(table: Table): Promise<string> {
+  async save(table: Table | 'mangle'): Promise<string> {
+    if (table === 'mangle') return ''
     this.saves++
     const fault = this.fault?.('save', table)
     if (fault) throw fault

@@ -4,7 +4,7 @@ export interface Iptables {
   readonly variant: 'nft' | 'legacy'
   readonly version: string
   /** Text of `iptables-save` for one table. */
-  save(table: 'nat' | 'filter'): Promise<string>
+  save(table: 'nat' | 'filter' | 'mangle'): Promise<string>
   /** Feeds `iptables-restore --noflush -w`. Throws ProxyError COMMAND with the tool's words and the lines around the fault. */
   restore(input: string): Promise<void>
 }

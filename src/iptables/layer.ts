@@ -1,6 +1,7 @@
 import { ProxyError } from '../lib/errors.ts'
 import type { Log } from '../lib/log.ts'
 import type { Family } from '../model/address.ts'
+import type { LocalDetector } from '../model/local-detector.ts'
 import type { SetRole } from '../model/sets.ts'
 import type { Drift, Layer, Outcome, Owner } from '../reconcile/layer.ts'
 import type { Iptables } from './iptables.ts'
@@ -21,25 +22,28 @@ export interface IptablesLayerOptions {
 interface Wish {
   readonly nonEmpty: ReadonlySet<SetRole>
   readonly drops: readonly Drop[]
+  readonly localDetector: LocalDetector | undefined
 }
 
 type Kernel = Map<Table, SavedTable>
 
 const noOwners: ReadonlyMap<Owner, Error> = new Map()
-const nothing: Wish = { nonEmpty: new Set(), drops: [] }
+const nothing: Wish = { nonEmpty: new Set(), drops: [], localDetector: undefined }
 
 const dropKey = (drop: Drop): string => `${drop.address} ${drop.protocol} ${drop.port}`
 const chainKey = (chain: { readonly table: Table; readonly name: string }): string => `${chain.table} ${chain.name}`
 const jumpKey = (jump: Jump): string => `${jump.table} ${jump.from} ${jump.to}`
 
+/** What either is for; the second one's way to tell pods. */
 function both(a: Wish, b: Wish): Wish {
   const drops = new Map([...a.drops, ...b.drops].map((drop) => [dropKey(drop), drop]))
-  return { nonEmpty: a.nonEmpty.union(b.nonEmpty), drops: [...drops.values()] }
+  return { nonEmpty: a.nonEmpty.union(b.nonEmpty), drops: [...drops.values()], localDetector: b.localDetector }
 }
 
 function common(a: Wish, b: Wish): Wish {
   const keys = new Set(b.drops.map(dropKey))
-  return { nonEmpty: a.nonEmpty.intersection(b.nonEmpty), drops: a.drops.filter((drop) => keys.has(dropKey(drop))) }
+  const drops = a.drops.filter((drop) => keys.has(dropKey(drop)))
+  return { nonEmpty: a.nonEmpty.intersection(b.nonEmpty), drops, localDetector: a.localDetector }
 }
 
 /**
@@ -68,9 +72,9 @@ export class IptablesLayer implements Layer {
     this.#log = options.log
   }
 
-  /** Roles whose sets shall have entries, and what to drop from the node itself. */
-  want(nonEmpty: ReadonlySet<SetRole>, outFilterDrops: readonly Drop[]): void {
-    this.#wish = { nonEmpty, drops: outFilterDrops }
+  /** Roles whose sets shall have entries, what to drop from the node itself, and how its pods are told. */
+  want(nonEmpty: ReadonlySet<SetRole>, outFilterDrops: readonly Drop[], localDetector?: LocalDetector): void {
+    this.#wish = { nonEmpty, drops: outFilterDrops, localDetector }
   }
 
   async resync(): Promise<readonly Drift[]> {
@@ -169,7 +173,8 @@ export class IptablesLayer implements Layer {
 
   #rules(wish: Wish): ChainSet {
     const { family, rules } = this.#options
-    return buildRules({ ...rules, family, nonEmpty: wish.nonEmpty, outFilterDrops: wish.drops })
+    const { nonEmpty, drops, localDetector } = wish
+    return buildRules({ ...rules, family, nonEmpty, outFilterDrops: drops, localDetector })
   }
 
   async #read(): Promise<Kernel> {
@@ -195,12 +200,13 @@ export class IptablesLayer implements Layer {
         ?.rules.some((found) => this.#equal(rule, found)) ?? false
     const always = new Set(this.#rules(nothing).chains.flatMap((chain) => chain.rules.map((r) => chainKey(chain) + r)))
     const nonEmpty = conditionalRoles.filter((role) =>
-      this.#rules({ nonEmpty: new Set([role]), drops: [] }).chains.some((chain) =>
+      this.#rules({ ...this.#wish, nonEmpty: new Set([role]), drops: [] }).chains.some((chain) =>
         chain.rules.some((rule) => !always.has(chainKey(chain) + rule) && holds(chain, rule)),
       ),
     )
     const out = kernel.get('filter')?.get('KUBE-IPVS-OUT-FILTER')?.rules ?? []
-    return { nonEmpty: new Set(nonEmpty), drops: out.map(parseDropRule).filter((drop) => drop !== undefined) }
+    const drops = out.map(parseDropRule).filter((drop) => drop !== undefined)
+    return { nonEmpty: new Set(nonEmpty), drops, localDetector: this.#wish.localDetector }
   }
 
   #equal(ours: string, found: string): boolean {

@@ -166,7 +166,7 @@ export class IptablesTool implements Iptables {
     return new IptablesTool(family, choice, await detectVersion(family, choice, host), host)
   }
 
-  async save(table: Table): Promise<string> {
+  async save(table: Table | 'mangle'): Promise<string> {
     const { stdout } = await this.#run(`${this.#prefix}-save`, ['-t', table])
     return stdout
   }

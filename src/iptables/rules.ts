@@ -1,17 +1,12 @@
 import { cidrText, parseCidr } from '../model/address.ts'
 import type { Family, Protocol } from '../model/address.ts'
+import type { LocalDetector } from '../model/local-detector.ts'
 import type { SetRole } from '../model/sets.ts'
 import { quote } from './text.ts'
 
 export type Table = 'nat' | 'filter'
 
 export const tables: readonly Table[] = ['nat', 'filter']
-
-/** How a packet of a local pod is told; undefined: not at all. */
-export type LocalDetector =
-  | { readonly kind: 'cidr'; readonly cidr: string }
-  | { readonly kind: 'bridge'; readonly name: string }
-  | { readonly kind: 'prefix'; readonly name: string }
 
 export interface Drop {
   readonly address: string
@@ -25,12 +20,13 @@ export interface RuleSettings {
   readonly comment: (role: SetRole) => string
   readonly masqueradeBit: number
   readonly masqueradeAll: boolean
-  readonly localDetector: LocalDetector | undefined
   readonly randomFully: boolean
 }
 
 export interface RuleFacts extends RuleSettings {
   readonly family: Family
+  /** How a pod of this node is told; undefined: not at all. */
+  readonly localDetector: LocalDetector | undefined
   /** Roles whose set has entries: the other sets get no rule where a rule would do nothing. */
   readonly nonEmpty: ReadonlySet<SetRole>
   readonly outFilterDrops: readonly Drop[]
@@ -112,6 +108,7 @@ export const conditionalRoles: readonly SetRole[] = [
   'nodePortLocalUDP',
   'nodePortSCTP',
   'nodePortLocalSCTP',
+  'externalNoLocal',
 ]
 
 const protocolNumbers: Readonly<Record<Protocol, number>> = { TCP: 6, UDP: 17, SCTP: 132 }
@@ -165,6 +162,7 @@ export function buildRules(facts: RuleFacts): ChainSet {
     ...when(local, `-p ${protocol} ${noted(local, direction)} -j RETURN`),
     ...when(all, `-p ${protocol} ${noted(all, direction)} -j KUBE-MARK-MASQ`),
   ]
+  const refuse = `-j REJECT --reject-with ${family === 'IPv4' ? 'icmp' : 'icmp6'}-port-unreachable`
   const drops = new Set(facts.outFilterDrops.map((drop) => dropRule(family, drop)))
 
   return {
@@ -215,14 +213,18 @@ export function buildRules(facts: RuleFacts): ChainSet {
         '-j DROP',
       ]),
       chain('filter', 'KUBE-IPVS-FILTER', [
+        ...(facts.localDetector
+          ? when(
+              'externalNoLocal',
+              `${notLocal(facts.localDetector)} -m conntrack --ctstate NEW ${noted('externalNoLocal', 'dst,dst')} ${refuse}`,
+            )
+          : []),
         `${set('loadBalancer', 'dst,dst')} -j RETURN`,
         `${set('clusterIP', 'dst,dst')} -j RETURN`,
         `${set('externalIP', 'dst,dst')} -j RETURN`,
         `${set('externalIPLocal', 'dst,dst')} -j RETURN`,
         `${set('healthCheckNodePort', 'dst')} -j RETURN`,
-        `-m conntrack --ctstate NEW ${set('ipvsIPs', 'dst')} -j REJECT --reject-with ${
-          family === 'IPv4' ? 'icmp' : 'icmp6'
-        }-port-unreachable`,
+        `-m conntrack --ctstate NEW ${set('ipvsIPs', 'dst')} ${refuse}`,
       ]),
       chain('filter', 'KUBE-IPVS-OUT-FILTER', [...drops].sort(), true),
     ],

@@ -1,4 +1,5 @@
 import type { KernelError } from '../lib/errors.ts'
+import type { Clock } from '../lib/clock.ts'
 import type { Log } from '../lib/log.ts'
 import { cidrContains, type Cidr, type Family } from '../model/address.ts'
 import { isHeld, Refusals } from '../reconcile/apply.ts'
@@ -21,6 +22,9 @@ export interface IpvsLayerOptions {
   readonly excludeCIDRs: readonly Cidr[]
   /** Who wants the virtual server of this key. */
   readonly ownersOf: (key: string) => Iterable<Owner>
+  /** Milliseconds that a destination may drain; 0: as long as it has connections. Counted from when we first see it. */
+  readonly drainTimeout: number
+  readonly clock: Clock
 }
 
 /** A virtual server with its destinations, as wanted. */
@@ -52,6 +56,10 @@ export class IpvsLayer implements Layer {
   readonly #pending = new Set<string>()
   /** Servers with destinations at weight 0 that wait for their last connection; looked at again at each resync. */
   readonly #draining = new Set<string>()
+  /** When a destination's draining was first seen, by server, then destination. */
+  readonly #drainingSince = new Map<string, Map<string, number>>()
+  /** Virtual servers that were there before us and that nobody wanted when they were found. */
+  readonly #foundAtStart = new Set<string>()
   #adopted = false
   #lookAtDraining = false
 
@@ -61,6 +69,7 @@ export class IpvsLayer implements Layer {
 
   want(key: string, want: WantedServer): void {
     this.#desired.set(key, want)
+    this.#foundAtStart.delete(key)
     this.#pending.add(key)
   }
 
@@ -93,6 +102,7 @@ export class IpvsLayer implements Layer {
       }
       seen.add(key)
       const former = this.#present.get(key)
+      if (!this.#adopted) this.#foundAtStart.add(key)
       const now = new Map(destinations.map((destination) => [destinationKey(destination), present(destination)]))
       if (former === undefined) {
         report('virtual server', key, 'foreign')
@@ -141,6 +151,13 @@ export class IpvsLayer implements Layer {
       if (now === undefined) continue
       const wanted = this.#desired.get(key)
       if (wanted === undefined) {
+        if (this.#foundAtStart.delete(key)) {
+          this.#options.log.warn('Removing a virtual server that was here before and that no Service wants', {
+            object: key,
+            destinations: now.destinations.size,
+            advice: 'to keep what is not Kubernetes’ own, put its address into ipvs.excludeCIDRs',
+          })
+        }
         changes.push({ kind: 'deleteServer', server: now.server })
         continue
       }
@@ -186,7 +203,8 @@ export class IpvsLayer implements Layer {
       for (const observed of await this.#options.ipvs.listDestinations(server)) {
         const name = destinationKey(observed)
         if (keep.has(name) || !now.destinations.has(name)) continue
-        if (observed.activeConnections + observed.inactiveConnections === 0) {
+        const connections = observed.activeConnections + observed.inactiveConnections
+        if (connections === 0 || this.#isOverdue(key, name, connections)) {
           changes.push({ kind: 'deleteDestination', server, destination: observed })
         } else {
           this.#draining.add(key)
@@ -200,6 +218,22 @@ export class IpvsLayer implements Layer {
       }
     }
     return this.#apply(changes)
+  }
+
+  /** Whether a destination has drained for longer than it may. */
+  #isOverdue(server: string, destination: string, connections: number): boolean {
+    const { drainTimeout, clock, log } = this.#options
+    if (drainTimeout === 0) return false
+    const times = this.#drainingSince.get(server) ?? new Map<string, number>()
+    const since = times.get(destination) ?? clock.now()
+    this.#drainingSince.set(server, times.set(destination, since))
+    if (clock.now() - since < drainTimeout) return false
+    log.warn('A destination has drained for as long as it may; its connections are cut', {
+      server,
+      destination,
+      connections,
+    })
+    return true
   }
 
   async #apply(changes: readonly IpvsChange[]): Promise<Outcome> {
@@ -240,11 +274,13 @@ export class IpvsLayer implements Layer {
       case 'deleteServer':
         this.#present.delete(key)
         this.#draining.delete(key)
+        this.#drainingSince.delete(key)
         this.#options.log.v(3, 'Virtual server removed', { server: key })
         break
       case 'newDestination':
       case 'setDestination': {
         const { address, port, weight } = change.destination
+        if (weight > 0) this.#drainingSince.get(key)?.delete(destinationKey(change.destination))
         this.#present
           .get(key)
           ?.destinations.set(destinationKey(change.destination), { address, port, weight, connections: 0 })
@@ -257,6 +293,7 @@ export class IpvsLayer implements Layer {
       }
       case 'deleteDestination':
         this.#present.get(key)?.destinations.delete(destinationKey(change.destination))
+        this.#drainingSince.get(key)?.delete(destinationKey(change.destination))
         this.#options.log.v(4, 'Destination removed', { server: key, destination: destinationKey(change.destination) })
         break
     }

@@ -23,6 +23,11 @@ export interface Response {
   destroy(): void
 }
 
+interface Body {
+  readonly type: string
+  readonly text: string
+}
+
 /** Just enough of HTTP for list and watch: kept-alive connections, a limit on the wait for the answer, streamed bodies. */
 export class Client {
   readonly #options: ClientOptions
@@ -34,7 +39,16 @@ export class Client {
   }
 
   /** GET of a path with query. Rejects where no answer begins; an answer of any status resolves. */
-  async get(path: string, signal: AbortSignal): Promise<Response> {
+  get(path: string, signal: AbortSignal): Promise<Response> {
+    return this.#send('GET', path, signal)
+  }
+
+  /** A request with a body; answers as `get` does. */
+  send(method: 'POST' | 'PATCH', path: string, type: string, body: string, signal: AbortSignal): Promise<Response> {
+    return this.#send(method, path, signal, { type, text: body })
+  }
+
+  async #send(method: string, path: string, signal: AbortSignal, body?: Body): Promise<Response> {
     const { access, observe } = this.#options
     const began = performance.now()
     let code = '<error>'
@@ -42,7 +56,7 @@ export class Client {
       const tls = await access.tls()
       const headers = await access.headers()
       const url = new URL(`${access.server}${path}`)
-      const response = await this.#exchange(url, tls, headers, signal)
+      const response = await this.#exchange(method, url, tls, headers, signal, body)
       code = String(response.statusCode)
       if (response.statusCode === 401) access.rejected()
       const seconds = response.headers['retry-after']
@@ -53,9 +67,9 @@ export class Client {
         destroy: () => response.destroy(),
       }
     } catch (error) {
-      throw new ProxyError('API', `GET ${access.server}${path.split('?')[0]} failed`, {}, error)
+      throw new ProxyError('API', `${method} ${access.server}${path.split('?')[0]} failed`, {}, error)
     } finally {
-      observe?.('GET', code, (performance.now() - began) / 1000)
+      observe?.(method, code, (performance.now() - began) / 1000)
     }
   }
 
@@ -66,20 +80,28 @@ export class Client {
   }
 
   #exchange(
+    method: string,
     url: URL,
     tls: TlsSettings,
     headers: Readonly<Record<string, string>>,
     signal: AbortSignal,
+    body: Body | undefined,
   ): Promise<http.IncomingMessage> {
     const { version, headersTimeoutMs = 30_000, keepAliveDelayMs = 30_000 } = this.#options
     const secure = url.protocol === 'https:'
     const options: https.RequestOptions = {
       agent: this.#agentFor(secure, tls, keepAliveDelayMs),
-      headers: { accept: 'application/json', 'user-agent': `kube-ipvs-proxy/${version}`, ...headers },
+      method,
+      headers: {
+        accept: 'application/json',
+        'user-agent': `kube-ipvs-proxy/${version}`,
+        ...(body === undefined ? {} : { 'content-type': body.type }),
+        ...headers,
+      },
       signal,
     }
     return new Promise((resolve, reject) => {
-      const request = secure ? https.get(url, options) : http.get(url, options)
+      const request = secure ? https.request(url, options) : http.request(url, options)
       const timer = setTimeout(
         () => request.destroy(new Error(`no answer within ${headersTimeoutMs} ms`)),
         headersTimeoutMs,
@@ -95,6 +117,7 @@ export class Client {
         clearTimeout(timer)
         reject(error)
       })
+      request.end(body?.text)
     })
   }
 

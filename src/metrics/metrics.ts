@@ -127,6 +127,35 @@ export function createMetrics() {
       labelNames: ['ip_family', 'layer', 'kind', 'state'] as const,
       registers,
     }),
+    clashes: new Counter({
+      name: 'kube_ipvs_address_clashes_total',
+      help: 'Service addresses found to be addresses of the node, too',
+      labelNames: family,
+      registers,
+    }),
+    conntrackDuration: new Histogram({
+      name: 'kubeproxy_conntrack_reconciler_sync_duration_seconds',
+      help: 'ReconcileConntrackFlowsLatency latency in seconds',
+      labelNames: family,
+      buckets: syncBuckets,
+      registers,
+    }),
+    conntrackDeleted: new Counter({
+      name: 'kubeproxy_conntrack_reconciler_deleted_entries_total',
+      help: 'Cumulative conntrack flows deleted by conntrack reconciler',
+      labelNames: family,
+      registers,
+    }),
+    configRejected: new Counter({
+      name: 'kube_ipvs_config_rejected_total',
+      help: 'Changes of the configuration file that could not be put in force',
+      registers,
+    }),
+    configInForce: new Gauge({
+      name: 'kube_ipvs_config_in_force',
+      help: '1 while the configuration file is the one in force, 0 while it was rejected',
+      registers,
+    }),
     refusals: new Gauge({
       name: 'kube_ipvs_refused_service_ports',
       help: 'Service ports of which the kernel refused an entry in the last pass',

@@ -17,5 +17,6 @@ export type SetRole =
   | 'nodePortLocalSCTP'
   | 'healthCheckNodePort'
   | 'ipvsIPs'
+  | 'externalNoLocal'
 
 export type SetType = 'hash:ip' | 'hash:ip,port' | 'hash:ip,port,ip' | 'hash:ip,port,net' | 'bitmap:port'

@@ -20,6 +20,20 @@ export interface OutFilterDrop {
   readonly port: number
 }
 
+/** Where UDP flows of a service port come in, and the endpoints that they may go to. */
+export interface FlowWant {
+  readonly frontends: readonly FlowFrontend[]
+  /** "address:port" of all that serve, whatever the policies. */
+  readonly backends: readonly string[]
+}
+
+export interface FlowFrontend {
+  /** "10.96.0.10:53"; ":30053" for a node port. */
+  readonly name: string
+  /** Key of a virtual server behind it. */
+  readonly server: string
+}
+
 /** What one service port needs in the kernel. */
 export interface Contribution {
   readonly servers: readonly ServerWant[]
@@ -29,4 +43,8 @@ export interface Contribution {
   readonly drops: readonly OutFilterDrop[]
   /** Policies that asked for local endpoints and found none although the Service has usable ones. */
   readonly noLocal: readonly ('internal' | 'external')[]
+  /** Service addresses that are addresses of the node's own links, too. */
+  readonly clashes: readonly string[]
+  /** UDP only. */
+  readonly flows?: FlowWant
 }

@@ -173,8 +173,8 @@ export class Ledger {
     return [...this.#drops.values()].flat()
   }
 
-  /** How many owners' plans found no local endpoint, by policy. */
-  noLocal(owner: Owner): Contribution['noLocal'] {
-    return this.#contributions.get(owner)?.noLocal ?? []
+  /** What an owner contributes now. */
+  contribution(owner: Owner): Contribution | undefined {
+    return this.#contributions.get(owner)
   }
 }

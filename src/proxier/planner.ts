@@ -1,8 +1,8 @@
 import { cidrContains, parseCidr, familyOf, type Cidr, type Family, type Protocol } from '../model/address.ts'
 import type { ServicePortRecord, ServiceRecord } from '../model/cluster.ts'
 import type { SetRole } from '../model/sets.ts'
-import { serverFlags, type Destination } from '../model/virtual-server.ts'
-import type { Contribution, OutFilterDrop, ServerWant, SetMember } from './contribution.ts'
+import { destinationKey, serverFlags, serverKey, type Destination } from '../model/virtual-server.ts'
+import type { Contribution, FlowFrontend, OutFilterDrop, ServerWant, SetMember } from './contribution.ts'
 import { chooseEndpoints, type PortEndpoint, type Topology } from './endpoint-choice.ts'
 
 /** What a plan needs to know of the node; a change of any of it dirties every service port. */
@@ -15,6 +15,8 @@ export interface NodeFacts extends Topology {
   /** The node's IP of this family, "" where unknown: decides whether a source range admits the node itself. */
   readonly nodeIP: string
   readonly scheduler: string
+  /** Outside clients of an address with externalTrafficPolicy Local and no local endpoint are refused. */
+  readonly strictExternal: boolean
 }
 
 const nodePortRoles: Readonly<Record<Protocol, { all: SetRole; local: SetRole }>> = {
@@ -23,7 +25,7 @@ const nodePortRoles: Readonly<Record<Protocol, { all: SetRole; local: SetRole }>
   SCTP: { all: 'nodePortSCTP', local: 'nodePortLocalSCTP' },
 }
 
-export const nothing: Contribution = { servers: [], members: [], addresses: [], drops: [], noLocal: [] }
+export const nothing: Contribution = { servers: [], members: [], addresses: [], drops: [], noLocal: [], clashes: [] }
 
 /**
  * What one port of a Service needs in the kernel of this node: pure. `endpoints` are all of the port's, whatever
@@ -45,10 +47,12 @@ export function planPort(
   const addresses = new Set<string>()
   const drops: OutFilterDrop[] = []
   const noLocal = new Set<'internal' | 'external'>()
+  const clashes = new Set<string>()
+  const frontends: FlowFrontend[] = []
   const protocol = port.protocol.toLowerCase()
   const add = (role: SetRole, entry: string): void => void members.push({ role, entry })
 
-  const serve = (address: string, number: number, localOnly: boolean): void => {
+  const serve = (address: string, number: number, localOnly: boolean, frontend = ''): void => {
     const local = localOnly ? (choice.local ?? []) : []
     // With no local endpoint kube-proxy falls back to all: pods of this node must still reach the address.
     const list = local.length > 0 ? local : (choice.cluster ?? [])
@@ -56,23 +60,31 @@ export function planPort(
       if (service.internalLocal) noLocal.add('internal')
       if (service.externalLocal) noLocal.add('external')
     }
-    servers.push({
-      server: {
-        family: facts.family,
-        protocol: port.protocol,
-        address,
-        port: number,
-        scheduler: facts.scheduler,
-        flags:
-          (service.affinitySeconds > 0 ? serverFlags.persistent : 0) |
-          (facts.scheduler === 'mh' ? serverFlags.schedulerFlag2 : 0),
-        timeout: service.affinitySeconds,
-      },
-      destinations: list.map(toDestination),
-    })
+    const server = {
+      family: facts.family,
+      protocol: port.protocol,
+      address,
+      port: number,
+      scheduler: facts.scheduler,
+      flags:
+        (service.affinitySeconds > 0 ? serverFlags.persistent : 0) |
+        (facts.scheduler === 'mh' ? serverFlags.schedulerFlag2 : 0),
+      timeout: service.affinitySeconds,
+    }
+    servers.push({ server, destinations: list.map(toDestination) })
+    if (port.protocol === 'UDP') {
+      frontends.push({ name: frontend || destinationKey({ address, port: number }), server: serverKey(server) })
+    }
+  }
+  const serveOutside = (address: string, number: number, frontend = ''): void => {
+    serve(address, number, service.externalLocal, frontend)
+    if (facts.strictExternal && service.externalLocal && choice.local?.length === 0) {
+      add('externalNoLocal', `${address},${protocol}:${number}`)
+    }
   }
   // An address of the node's own stays where it is: bound to the dummy device, it would shut out the node's services.
   const bind = (address: string, always: boolean): void => {
+    if (facts.nodeAddresses.has(address)) clashes.add(address)
     if (!always && facts.nodeAddresses.has(address)) return
     addresses.add(address)
     add('ipvsIPs', address)
@@ -87,14 +99,14 @@ export function planPort(
   bind(clusterIP, true)
 
   for (const address of service.externalIPs.filter(ofFamily)) {
-    serve(address, port.port, service.externalLocal)
+    serveOutside(address, port.port)
     add(service.externalLocal ? 'externalIPLocal' : 'externalIP', `${address},${protocol}:${port.port}`)
     bind(address, false)
   }
 
   for (const address of service.loadBalancerIPs.filter(ofFamily)) {
     const entry = `${address},${protocol}:${port.port}`
-    serve(address, port.port, service.externalLocal)
+    serveOutside(address, port.port)
     add('loadBalancer', entry)
     if (service.externalLocal) add('loadBalancerLocal', entry)
     const ranges = service.sourceRanges.map((text) => parseCidr(text)!).filter((range) => range.family === facts.family)
@@ -119,12 +131,15 @@ export function planPort(
       add(roles.all, entry)
       if (service.externalLocal) add(roles.local, entry)
     }
-    for (const address of facts.nodePortAddresses) serve(address, port.nodePort, service.externalLocal)
+    for (const address of facts.nodePortAddresses) serveOutside(address, port.nodePort, `:${port.nodePort}`)
   }
 
   if (service.healthCheckNodePort !== 0) add('healthCheckNodePort', String(service.healthCheckNodePort))
 
-  return { servers, members, addresses: [...addresses], drops, noLocal: [...noLocal] }
+  const result = { servers, members, addresses: [...addresses], drops, noLocal: [...noLocal], clashes: [...clashes] }
+  if (port.protocol !== 'UDP') return result
+  const backends = endpoints.filter(({ serving }) => serving).map(({ key }) => key)
+  return { ...result, flows: { frontends, backends } }
 }
 
 /** As the kernel lists it: a whole address has no prefix. */

@@ -1,13 +1,15 @@
+import { isDeepStrictEqual } from 'node:util'
 import type { Clock } from '../lib/clock.ts'
 import { describeError } from '../lib/errors.ts'
 import type { Log } from '../lib/log.ts'
-import type { Cidr, Family } from '../model/address.ts'
+import { familyOf, type Cidr, type Family } from '../model/address.ts'
 import type { EndpointSliceRecord, NodeRecord, ServiceRecord } from '../model/cluster.ts'
+import type { LocalDetector } from '../model/local-detector.ts'
 import type { SetRole } from '../model/sets.ts'
 import { applyOnce, asError, type LayerOutcome } from '../reconcile/apply.ts'
 import type { Drift, Layer, Owner } from '../reconcile/layer.ts'
 import { ClusterState, type DirtyPort } from './cluster-state.ts'
-import type { OutFilterDrop } from './contribution.ts'
+import type { Contribution, OutFilterDrop } from './contribution.ts'
 import { mergeEndpoints } from './endpoint-choice.ts'
 import type { Ledger } from './ledger.ts'
 import { nodePortAddresses } from './node-addresses.ts'
@@ -19,6 +21,15 @@ export interface ProxierOptions {
   readonly nodeName: string
   readonly scheduler: string
   readonly nodePortRanges: readonly Cidr[] | 'primary'
+  /** The node's IP where the configuration names it; "": the Node object's. */
+  readonly nodeIP: string
+  readonly strictExternal: boolean
+  /** How a pod of this node is told, by the Node's podCIDRs where it depends on them. */
+  readonly localDetector: (podCIDRs: readonly string[]) => LocalDetector | undefined
+  /** Nothing is written before the Node object has a podCIDR. */
+  readonly needsPodCIDR: boolean
+  /** "namespace/name" of Services that a starting node needs before all others. */
+  readonly first: ReadonlySet<string>
   readonly minSyncPeriod: number
   readonly syncPeriod: number
   readonly clock: Clock
@@ -30,16 +41,39 @@ export interface ProxierParts {
   /** In the order of writing. */
   readonly layers: readonly Layer[]
   /** Rules depend on which sets have members, not on the members. */
-  readonly rules: { want(nonEmpty: ReadonlySet<SetRole>, drops: readonly OutFilterDrop[]): void }
+  readonly rules: {
+    want(nonEmpty: ReadonlySet<SetRole>, drops: readonly OutFilterDrop[], detector: LocalDetector | undefined): void
+  }
   /** Addresses of this family on any link of the node but the dummy device. */
   readonly readNodeAddresses: () => Promise<readonly string[]>
   readonly observer: ProxierObserver
+  readonly flows: FlowSink
+  readonly serviceHealth: ServiceHealthSink
+}
+
+/** Clears UDP flows that go to endpoints they should not go to: an effect, carried out after the pass. */
+export interface FlowSink {
+  /** Backends as "address:port"; undefined: the frontend is gone. */
+  touch(frontend: string, backends: ReadonlySet<string> | undefined): void
+  /** Never throws; what failed is tried again at the next run. */
+  run(): Promise<unknown>
+}
+
+/** The servers of Services' healthCheckNodePort. */
+export interface ServiceHealthSink {
+  set(service: string, want: { readonly port: number; readonly localEndpoints: number } | undefined): void
+  /** Addresses to listen on. */
+  setHosts(hosts: readonly string[] | 'all'): void
+  /** Never throws; what failed is tried again at the next call. */
+  apply(): Promise<void>
 }
 
 /** Hears of what the proxier does; metrics and health listen. */
 export interface ProxierObserver {
   queued(family: Family): void
   drift(family: Family, drift: Drift): void
+  /** A service address is an address of the node's own, too; told once per owner and address. */
+  clash(family: Family, owner: Owner, address: string): void
   passed(report: PassReport): void
 }
 
@@ -72,11 +106,16 @@ export class Proxier {
   readonly #noLocal = { internal: new Set<string>(), external: new Set<string>() }
   /** Layers that failed half-way: what they had written before is not known, so it cannot be told from others' work. */
   readonly #uncertain = new Set<string>()
+  /** Owner and address of clashes that were told. */
+  readonly #clashes = new Map<Owner, readonly string[]>()
+  #addressesStale = true
+  #passes = 0
   #triggerTimes: number[] = []
   #node: NodeRecord | undefined
   #nodeAddresses: readonly string[] = []
   #nodeAddressesRead = false
   #facts: NodeFacts
+  #detector: LocalDetector | undefined
   #complete = { services: false, slices: false }
   #start = Promise.withResolvers<void>()
 
@@ -84,6 +123,7 @@ export class Proxier {
     this.#options = options
     this.#parts = parts
     this.#facts = this.#makeFacts()
+    this.#detector = options.localDetector([])
     this.#pacer = new Pacer(
       {
         minInterval: options.minSyncPeriod,
@@ -111,14 +151,39 @@ export class Proxier {
     // A node that is gone from the API is most likely ourselves in trouble: what was known of it stays in force.
     if (node === undefined) return
     this.#node = node
-    if (this.#refreshFacts()) this.#request()
+    const changed = this.#refreshFacts()
+    const detector = this.#options.localDetector(node.podCIDRs)
+    const differs = !isDeepStrictEqual(detector, this.#detector)
+    this.#detector = detector
+    if (changed || differs) this.#request()
+    this.#startWhenComplete()
+  }
+
+  hasNodeAddress(address: string): boolean {
+    return this.#facts.nodeAddresses.has(address)
+  }
+
+  /** Addresses of the node's links have changed. */
+  addressesChanged(): void {
+    this.#addressesStale = true
+    this.#request()
   }
 
   /** Nothing is written before Services and EndpointSlices are both known whole. */
   synced(kind: 'services' | 'endpointslices'): void {
     if (kind === 'services') this.#complete.services = true
     else this.#complete.slices = true
-    if (this.#complete.services && this.#complete.slices) this.#start.resolve()
+    this.#startWhenComplete()
+  }
+
+  #startWhenComplete(): void {
+    const { services, slices } = this.#complete
+    if (services && slices && !this.lacksPodCIDR) this.#start.resolve()
+  }
+
+  /** Whether the first pass waits for the Node's podCIDR. */
+  get lacksPodCIDR(): boolean {
+    return this.#options.needsPodCIDR && this.#detector === undefined
   }
 
   /** Runs until the signal fires; leaves the kernel as it is then. */
@@ -139,19 +204,33 @@ export class Proxier {
 
   async #pass(reason: RunReason): Promise<boolean> {
     const { clock, family, log } = this.#options
+    const { layers } = this.#parts
     const started = clock.now()
     const unread = new Map<string, Error>()
+    this.#wantRules()
     if (reason !== 'change') await this.#readBack(unread)
+    if (reason !== 'change' || this.#addressesStale) await this.#readNodeAddresses(unread)
 
     const dirty = this.#state.take()
     const triggerTimes = this.#triggerTimes
     this.#triggerTimes = []
+    const skip = new Set(unread.keys())
+    const first = this.#passes++ === 0 ? this.#urgent(dirty) : undefined
+    if (first !== undefined && this.#nodeAddressesRead) {
+      await this.#plan(first)
+      this.#wantRules()
+      await applyOnce(layers, skip, 'grow')
+    }
     await this.#plan(dirty)
-
-    const { ledger, layers, rules } = this.#parts
-    rules.want(ledger.nonEmptyRoles(), ledger.drops())
+    this.#wantRules()
     // Before the node's addresses are known, all that stands for its node ports would look unwanted.
-    const outcomes = this.#nodeAddressesRead ? await applyOnce(layers, new Set(unread.keys())) : []
+    const outcomes = this.#nodeAddressesRead ? await applyOnce(layers, skip) : []
+    // Flows to an endpoint may go once the kernel sends no new ones there.
+    if (!outcomes.some(({ layer, broken }) => layer === 'ipvs' && broken)) await this.#parts.flows.run()
+    this.#parts.serviceHealth.setHosts(
+      this.#options.nodePortRanges.length === 0 ? 'all' : this.#facts.nodePortAddresses,
+    )
+    await this.#parts.serviceHealth.apply()
 
     const refused = new Map<Owner, Error>()
     const failures = [...unread].map(([layer, error]) => ({ layer, error }))
@@ -197,31 +276,48 @@ export class Proxier {
         unread.set(layer.name, asError(error))
       }
     }
+  }
+
+  async #readNodeAddresses(unread: Map<string, Error>): Promise<void> {
+    // Cleared first: a change while they are read is read again.
+    this.#addressesStale = false
     try {
       this.#nodeAddresses = await this.#parts.readNodeAddresses()
       this.#nodeAddressesRead = true
       this.#refreshFacts()
     } catch (error) {
+      this.#addressesStale = true
       // Node ports must not vanish because an address dump failed once: the last good one stays in force.
       unread.set('node addresses', asError(error))
     }
   }
 
+  #wantRules(): void {
+    const { ledger, rules } = this.#parts
+    rules.want(ledger.nonEmptyRoles(), ledger.drops(), this.#detector)
+  }
+
+  /** Those of the Services that go first; undefined where that would be all or none. */
+  #urgent(dirty: ReadonlyMap<Owner, DirtyPort>): ReadonlyMap<Owner, DirtyPort> | undefined {
+    const urgent = new Map([...dirty].filter(([, { service }]) => this.#options.first.has(service)))
+    return urgent.size === 0 || urgent.size === dirty.size ? undefined : urgent
+  }
+
   async #plan(dirty: ReadonlyMap<Owner, DirtyPort>): Promise<void> {
     let count = 0
+    const frontends = new Map<string, string>()
+    const services = new Set<string>()
     for (const [owner, { service: key, port }] of dirty) {
       if (++count % portsPerTurn === 0) await new Promise(setImmediate)
+      services.add(key)
       const service = this.#state.service(key)
       if (service === undefined || port === undefined) {
-        this.#parts.ledger.replace(owner, undefined)
-        this.#noteNoLocal(owner, [])
+        this.#replace(owner, undefined, frontends)
         continue
       }
       try {
         const endpoints = mergeEndpoints(this.#state.slices(key), port)
-        const contribution = planPort(service, port, endpoints, this.#facts)
-        this.#parts.ledger.replace(owner, contribution)
-        this.#noteNoLocal(owner, contribution.noLocal)
+        this.#replace(owner, planPort(service, port, endpoints, this.#facts), frontends)
       } catch (error) {
         this.#state.mark(owner, { service: key, port })
         this.#options.log.error('Service port could not be planned; its last state stays in force', {
@@ -229,6 +325,63 @@ export class Proxier {
           error: describeError(error),
         })
       }
+    }
+    this.#touchFlows(frontends)
+    for (const key of services) this.#noteServiceHealth(key)
+  }
+
+  /** Puts a contribution in the place of the owner's last one; adds to `frontends` those whose flows are to be checked. */
+  #replace(owner: Owner, next: Contribution | undefined, frontends: Map<string, string>): void {
+    const { ledger } = this.#parts
+    const last = ledger.contribution(owner)
+    if (!isDeepStrictEqual(last?.flows, next?.flows)) {
+      for (const { name, server } of [...(last?.flows?.frontends ?? []), ...(next?.flows?.frontends ?? [])]) {
+        frontends.set(name, server)
+      }
+    }
+    ledger.replace(owner, next)
+    this.#noteNoLocal(owner, next?.noLocal ?? [])
+    this.#noteClashes(owner, next?.clashes ?? [])
+  }
+
+  #touchFlows(frontends: ReadonlyMap<string, string>): void {
+    const { ledger, flows } = this.#parts
+    for (const [name, server] of frontends) {
+      const [owner] = ledger.serverOwners(server)
+      const want = owner === undefined ? undefined : ledger.contribution(owner)?.flows
+      flows.touch(name, want === undefined ? undefined : new Set(want.backends))
+    }
+  }
+
+  /** The local endpoints that a load balancer's health check asks for: distinct addresses, ready ones only. */
+  #noteServiceHealth(key: string): void {
+    const service = this.#state.service(key)
+    const { family } = this.#options
+    const port = service?.clusterIPs.some((address) => familyOf(address) === family) ? service.healthCheckNodePort : 0
+    if (port === 0) {
+      this.#parts.serviceHealth.set(key, undefined)
+      return
+    }
+    const local = new Set<string>()
+    for (const slice of this.#state.slices(key)) {
+      for (const endpoint of slice.endpoints) if (endpoint.local && endpoint.ready) local.add(endpoint.address)
+    }
+    this.#parts.serviceHealth.set(key, { port, localEndpoints: local.size })
+  }
+
+  #noteClashes(owner: Owner, addresses: readonly string[]): void {
+    const told = this.#clashes.get(owner) ?? []
+    if (addresses.length === 0) this.#clashes.delete(owner)
+    else this.#clashes.set(owner, addresses)
+    const { family, log } = this.#options
+    for (const address of addresses) {
+      if (told.includes(address)) continue
+      log.warn('A service address is an address of this node, too: what listens there may be out of reach', {
+        family,
+        object: owner,
+        address,
+      })
+      this.#parts.observer.clash(family, owner, address)
     }
   }
 
@@ -289,9 +442,9 @@ export class Proxier {
   }
 
   #makeFacts(): NodeFacts {
-    const { family, nodeName, scheduler, nodePortRanges } = this.#options
-    const separator = family === 'IPv6'
-    const nodeIP = this.#node?.addresses.find((address) => address.includes(':') === separator) ?? ''
+    const { family, nodeName, scheduler, nodePortRanges, strictExternal } = this.#options
+    const ofNode = this.#node?.addresses.find((address) => familyOf(address) === family)
+    const nodeIP = this.#options.nodeIP || (ofNode ?? '')
     const ports =
       nodePortRanges === 'primary'
         ? this.#nodeAddresses.filter((address) => address === nodeIP)
@@ -300,6 +453,7 @@ export class Proxier {
       family,
       nodeName,
       scheduler,
+      strictExternal,
       zone: this.#node?.zone ?? '',
       nodeIP,
       nodeAddresses: new Set(this.#nodeAddresses),

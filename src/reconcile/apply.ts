@@ -11,8 +11,13 @@ export interface LayerOutcome extends Outcome {
 /**
  * Foundations first, the address last: a service address answers only once everything behind it stands; removal goes
  * the other way round. A layer that fails stops only the growth of those that need it, never a layer that works.
+ * `grow`: nothing is removed, for not everything that is wanted has been said yet.
  */
-export async function applyOnce(layers: readonly Layer[], unread: ReadonlySet<string>): Promise<LayerOutcome[]> {
+export async function applyOnce(
+  layers: readonly Layer[],
+  unread: ReadonlySet<string>,
+  extent: 'whole' | 'grow' = 'whole',
+): Promise<LayerOutcome[]> {
   const outcomes: LayerOutcome[] = []
   const held = new Set<Owner>()
   const broken = new Set<string>(unread)
@@ -45,6 +50,7 @@ export async function applyOnce(layers: readonly Layer[], unread: ReadonlySet<st
     }
     await step(layer, 'add')
   }
+  if (extent === 'grow') return outcomes
   // Nothing may be taken from under a layer that has not let go of it.
   const standing = new Set<string>()
   for (const layer of layers.toReversed()) {

@@ -8,7 +8,7 @@ import { describeError } from '../../src/lib/errors.ts'
 import { silentLog } from '../../src/lib/log.ts'
 import { runCommand } from '../../src/lib/process.ts'
 import type { Family } from '../../src/model/address.ts'
-import { roles, setName, settings, setType } from '../unit/iptables/names.ts'
+import { roles, setName, pods, settings, setType } from '../unit/iptables/names.ts'
 
 const none = new Set<string>()
 
@@ -55,7 +55,7 @@ describe.each(cases)('iptables%s, %s', (infix, family: Family) => {
       await run('ipset', 'create', '-exist', setName(family, role), type, ...options)
     }
     layer = newLayer()
-    layer.want(new Set(roles), drops)
+    layer.want(new Set(roles), drops, pods(family))
   })
 
   afterAll(async () => {
@@ -69,7 +69,7 @@ describe.each(cases)('iptables%s, %s', (infix, family: Family) => {
     expect(await pass()).toEqual({ drift: [], applied: 20 })
     expect(await pass()).toEqual({ drift: [], applied: 0 })
     layer = newLayer()
-    layer.want(new Set(roles), drops)
+    layer.want(new Set(roles), drops, pods(family))
     expect(await pass()).toEqual({ drift: [], applied: 0 })
   })
 

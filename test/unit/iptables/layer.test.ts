@@ -7,7 +7,7 @@ import { parseSave } from '../../../src/iptables/text.ts'
 import { silentLog } from '../../../src/lib/log.ts'
 import type { SetRole } from '../../../src/model/sets.ts'
 import { goldenFile } from '../../golden/compare.ts'
-import { roles, setName, settings } from './names.ts'
+import { roles, setName, pods, settings } from './names.ts'
 
 const none = new Set<string>()
 const drop: Drop = { address: '203.0.113.1', protocol: 'TCP', port: 80 }
@@ -23,7 +23,7 @@ function setUp(iptables = new FakeIptables({ sets: () => sets }), changes: Parti
   })
   /** One pass as the driver does it. */
   const pass = async (nonEmpty: readonly SetRole[], drops: readonly Drop[] = []) => {
-    layer.want(new Set(nonEmpty), drops)
+    layer.want(new Set(nonEmpty), drops, pods('IPv4'))
     const drift = await layer.resync()
     const added = await layer.add()
     const removed = added.broken ? undefined : await layer.remove(none)
@@ -78,7 +78,7 @@ describe('iptables layer', () => {
     expect(await pass(nonEmpty, drops)).toMatchObject({ added: { applied: 0 }, removed: { applied: 0 } })
     expect(iptables.restores).toEqual([])
     // What it left and nobody wants any more goes last.
-    layer.want(new Set(), [])
+    layer.want(new Set(), [], pods('IPv4'))
     expect(await layer.add()).toMatchObject({ applied: 0 })
     expect((await layer.remove(none)).applied).toBeGreaterThan(0)
     expect(masquerade(iptables)).toEqual([])
@@ -88,7 +88,7 @@ describe('iptables layer', () => {
   test('rules come with add and go with remove, touching only their chains', async () => {
     const { layer, iptables, pass } = setUp()
     await pass(['clusterIP'])
-    layer.want(new Set(['nodePortTCP']), [drop])
+    layer.want(new Set(['nodePortTCP']), [drop], pods('IPv4'))
     expect(await layer.add()).toMatchObject({ applied: 2 })
     expect(masquerade(iptables)).toHaveLength(2)
     expect(iptables.rules('nat', 'KUBE-NODE-PORT')).toHaveLength(1)
@@ -97,7 +97,7 @@ describe('iptables layer', () => {
     expect(await layer.remove(none)).toMatchObject({ applied: 1 })
     expect(masquerade(iptables)).toEqual([])
     expect(iptables.restores.at(-1)).toMatch(/^\*nat\n:KUBE-SERVICES - \[0:0\]\n(-A KUBE-SERVICES .*\n)+COMMIT\n$/)
-    layer.want(new Set(['nodePortTCP']), [])
+    layer.want(new Set(['nodePortTCP']), [], pods('IPv4'))
     await layer.add()
     expect(iptables.rules('filter', 'KUBE-IPVS-OUT-FILTER')).toHaveLength(1)
     await layer.remove(none)
@@ -107,7 +107,7 @@ describe('iptables layer', () => {
   test('remove does not grow: it may run while sets are missing', async () => {
     const { layer, iptables, pass } = setUp()
     await pass(['clusterIP'])
-    layer.want(new Set(['nodePortTCP']), [])
+    layer.want(new Set(['nodePortTCP']), [], pods('IPv4'))
     await layer.remove(none)
     expect(masquerade(iptables)).toEqual([])
     expect(iptables.rules('nat', 'KUBE-NODE-PORT')).toEqual([])

@@ -1,6 +1,7 @@
 import { conditionalRoles } from '../../../src/iptables/rules.ts'
 import type { RuleSettings } from '../../../src/iptables/rules.ts'
 import type { Family } from '../../../src/model/address.ts'
+import type { LocalDetector } from '../../../src/model/local-detector.ts'
 import type { SetRole } from '../../../src/model/sets.ts'
 
 /** Names and comments of the sets as kube-proxy has them: [name without "KUBE-", comment without "Kubernetes "]. */
@@ -31,6 +32,10 @@ const sets: Readonly<Record<SetRole, readonly [string, string]>> = {
   ],
   healthCheckNodePort: ['HEALTH-CHECK-NODE-PORT', 'health check node port'],
   ipvsIPs: ['IPVS-IPS', 'addresses'],
+  externalNoLocal: [
+    'EXTERNAL-NO-LOCAL',
+    'service external ip + port with externalTrafficPolicy=local and no local endpoint',
+  ],
 }
 
 export const roles: readonly SetRole[] = [...conditionalRoles, 'healthCheckNodePort', 'ipvsIPs']
@@ -48,13 +53,17 @@ export function setType(role: SetRole): string {
   return role.startsWith('nodePort') && !role.endsWith('SCTP') ? 'bitmap:port' : 'hash:ip,port'
 }
 
+/** Pods of this node, as the golden dumps have them. */
+export function pods(family: Family): LocalDetector {
+  return { kind: 'cidr', cidr: family === 'IPv4' ? '10.160.0.0/11' : 'fd00:10:160::/48' }
+}
+
 export function settings(family: Family, changes: Partial<RuleSettings> = {}): RuleSettings {
   return {
     setName: (role) => setName(family, role),
     comment: (role) => `Kubernetes ${sets[role][1]}`,
     masqueradeBit: 14,
     masqueradeAll: false,
-    localDetector: { kind: 'cidr', cidr: family === 'IPv4' ? '10.160.0.0/11' : 'fd00:10:160::/48' },
     randomFully: true,
     ...changes,
   }

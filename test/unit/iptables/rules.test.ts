@@ -1,13 +1,14 @@
 import { describe, expect, test } from 'vitest'
 import { parse } from 'yaml'
 import { buildRules, conditionalRoles, ownChains, parseDropRule } from '../../../src/iptables/rules.ts'
-import type { ChainSet, LocalDetector } from '../../../src/iptables/rules.ts'
+import type { ChainSet, RuleFacts } from '../../../src/iptables/rules.ts'
 import { parseSave, targetOf } from '../../../src/iptables/text.ts'
 import { cidrText, parseCidr } from '../../../src/model/address.ts'
 import type { Family } from '../../../src/model/address.ts'
+import type { LocalDetector } from '../../../src/model/local-detector.ts'
 import type { SetRole } from '../../../src/model/sets.ts'
 import { diffLines, goldenCases, goldenFile, normaliseIptables } from '../../golden/compare.ts'
-import { roles, setName, settings } from './names.ts'
+import { pods, roles, setName, settings } from './names.ts'
 
 /** The rules as `iptables-save` would print them on a host without other rules. */
 function printed(set: ChainSet): string {
@@ -58,10 +59,8 @@ describe.each(goldenCases())('golden case %s', (name) => {
       .map(parseDropRule)
       .filter((drop) => drop !== undefined)
     const set = buildRules({
-      ...settings(family, {
-        masqueradeAll: config.iptables?.masqueradeAll ?? false,
-        localDetector: detectorOf(config, family),
-      }),
+      ...settings(family, { masqueradeAll: config.iptables?.masqueradeAll ?? false }),
+      localDetector: detectorOf(config, family),
       family,
       nonEmpty,
       outFilterDrops,
@@ -73,8 +72,15 @@ describe.each(goldenCases())('golden case %s', (name) => {
 })
 
 const all = new Set<SetRole>(roles)
-const build = (changes: Parameters<typeof settings>[1] = {}, nonEmpty: ReadonlySet<SetRole> = all) =>
-  buildRules({ ...settings('IPv4', changes), family: 'IPv4', nonEmpty, outFilterDrops: [] })
+const build = (changes: Partial<RuleFacts> = {}, nonEmpty: ReadonlySet<SetRole> = all) =>
+  buildRules({
+    ...settings('IPv4'),
+    family: 'IPv4',
+    localDetector: pods('IPv4'),
+    nonEmpty,
+    outFilterDrops: [],
+    ...changes,
+  })
 const rulesOf = (set: ChainSet, table: string, name: string) =>
   set.chains.find((chain) => chain.table === table && chain.name === name)!.rules
 
@@ -113,6 +119,22 @@ describe('rules', () => {
   })
 
   test.each([
+    [{ kind: 'cidr', cidr: '10.1.0.0/16' }, '! -s 10.1.0.0/16'],
+    [{ kind: 'bridge', name: 'cni0' }, '! -i cni0'],
+    [{ kind: 'prefix', name: 'veth' }, '! -i veth+'],
+    [undefined, undefined],
+  ] as const)('who is no pod is refused where there is no local endpoint: %j', (localDetector, start) => {
+    const set = build({ localDetector }, new Set(['externalNoLocal']))
+    const found = rulesOf(set, 'filter', 'KUBE-IPVS-FILTER').filter((rule) => rule.includes('KUBE-EXTERNAL-NO-LOCAL'))
+    expect(found.length).toBe(start === undefined ? 0 : 1)
+    if (start === undefined) return
+    expect(found[0]).toContain(`${start} -m conntrack --ctstate NEW `)
+    expect(found[0]).toMatch(/KUBE-EXTERNAL-NO-LOCAL dst,dst -j REJECT --reject-with icmp-port-unreachable$/)
+    // Before the first rule that lets a service address pass.
+    expect(rulesOf(set, 'filter', 'KUBE-IPVS-FILTER').indexOf(found[0]!)).toBe(0)
+  })
+
+  test.each([
     [0, '0x1'],
     [14, '0x4000'],
     [31, '0x80000000'],
@@ -130,7 +152,7 @@ describe('rules', () => {
     ['IPv4', { address: '203.0.113.1', protocol: 'TCP', port: 80 }, '-s 203.0.113.1/32 -m ipvs --vproto 6 '],
     ['IPv6', { address: '2001:db8::1', protocol: 'SCTP', port: 9 }, '-s 2001:db8::1/128 -m ipvs --vproto 132 '],
   ] as const)('drops of %s, each once, and back', (family, drop, start) => {
-    const set = buildRules({ ...settings(family), family, nonEmpty: all, outFilterDrops: [drop, { ...drop }] })
+    const set = build({ family, localDetector: pods(family), outFilterDrops: [drop, { ...drop }] })
     const [rule, ...more] = rulesOf(set, 'filter', 'KUBE-IPVS-OUT-FILTER')
     expect(more).toEqual([])
     expect(rule).toBe(`${start}--vaddr ${drop.address} --vport ${drop.port} -j DROP`)

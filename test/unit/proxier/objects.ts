@@ -58,6 +58,7 @@ export function facts(change: Partial<NodeFacts> = {}): NodeFacts {
     nodeAddresses: new Set(['192.168.0.1']),
     nodePortAddresses: ['192.168.0.1'],
     scheduler: 'rr',
+    strictExternal: false,
     ...change,
   }
 }

@@ -1,5 +1,5 @@
 import { afterEach, beforeEach, describe, expect, test } from 'vitest'
-import { buildFamily, type FamilySettings } from '../../../src/compose.ts'
+import { buildFamily, type Effects, type FamilySettings } from '../../../src/compose.ts'
 import { FakeDummy } from '../../../src/dummy/fake-dummy.ts'
 import { FakeIpset } from '../../../src/ipset/fake-ipset.ts'
 import { FakeIptables } from '../../../src/iptables/fake-iptables.ts'
@@ -20,6 +20,10 @@ const settings: FamilySettings = {
   masqueradeBit: 14,
   masqueradeAll: false,
   localDetector: () => undefined,
+  needsPodCIDR: false,
+  nodeIPs: [],
+  strictExternal: false,
+  drainTimeout: 0,
 }
 
 /** The whole stack of one family over fakes of the kernel. */
@@ -30,6 +34,8 @@ class Rig {
   readonly iptables: FakeIptables & { readonly randomFully: boolean }
   readonly reports: PassReport[] = []
   readonly drifts: Drift[] = []
+  /** Clashes, touched flows and health check servers, as told. */
+  readonly told: string[] = []
   readonly proxier: Proxier
   readonly #stop = new AbortController()
   #running: Promise<void> | undefined
@@ -45,13 +51,28 @@ class Rig {
     const observer: ProxierObserver & { restoreFailed(): void } = {
       queued: () => {},
       drift: (_family, drift) => void this.drifts.push(drift),
+      clash: (_family, owner, address) => void this.told.push(`clash ${owner} ${address}`),
       passed: (report) => {
         this.reports.push(report)
         this.#wake?.()
       },
       restoreFailed: () => {},
     }
-    this.proxier = buildFamily('IPv4', { ...settings, ...change }, this, this.iptables, silentLog, observer)
+    const effects: Effects = {
+      flows: {
+        touch: (frontend, backends) =>
+          void this.told.push(`flows ${frontend} ${backends ? [...backends].join() : 'gone'}`),
+        run: () => Promise.resolve(),
+      },
+      serviceHealth: {
+        set: (key, want) => {
+          if (want) this.told.push(`health ${key} ${want.port} ${want.localEndpoints}`)
+        },
+        setHosts: () => {},
+        apply: () => Promise.resolve(),
+      },
+    }
+    this.proxier = buildFamily('IPv4', { ...settings, ...change }, this, this.iptables, silentLog, observer, effects)
   }
 
   start(): void {

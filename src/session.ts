@@ -1,0 +1,244 @@
+import { release } from 'node:os'
+import type { CommandLine } from './cli/flags.ts'
+import { buildFamily, dispatch, type Effects, type Kernel } from './compose.ts'
+import type { ProxyConfig } from './config/schema.ts'
+import { FlowCleaner } from './conntrack/cleaner.ts'
+import { deviceName } from './dummy/layer.ts'
+import type { ProxierHealth } from './health/healthz.ts'
+import type { HttpServer } from './health/server.ts'
+import { ServiceHealth } from './health/service-health.ts'
+import type { IptablesTool } from './iptables/restore.ts'
+import { findLeftovers, findNftLeftovers, removeLeftovers, removeNftLeftovers } from './iptables/leftovers.ts'
+import { applySysctls } from './ipvs/kernel-settings.ts'
+import { ApiSource } from './kube/api-source.ts'
+import { Client } from './kube/client.ts'
+import { ApiEvents } from './kube/events.ts'
+import { loadAccess } from './kube/kubeconfig.ts'
+import { ManifestsSource } from './kube/manifests.ts'
+import { systemClock } from './lib/clock.ts'
+import { describeError } from './lib/errors.ts'
+import type { Log } from './lib/log.ts'
+import { runCommand } from './lib/process.ts'
+import { version } from './lib/version.ts'
+import { listeners } from './listeners.ts'
+import type { Metrics } from './metrics/metrics.ts'
+import type { Family } from './model/address.ts'
+import type { ClusterKind, ClusterSource } from './model/cluster.ts'
+import { noEvents, type Events } from './model/events.ts'
+import { AddressMonitor } from './node/address-monitor.ts'
+import { applyConntrackLimits } from './node/conntrack-limits.ts'
+import { observe } from './observe.ts'
+import { checkDummy, checkIpset, checkIpvs } from './preflight.ts'
+import type { Proxier } from './proxier/proxier.ts'
+import { nodeNameOf, settingsOf } from './settings.ts'
+
+/** What outlives a change of the configuration. */
+export interface Shared {
+  readonly line: CommandLine
+  readonly log: Log
+  readonly metrics: Metrics
+  readonly kernel: Kernel
+  readonly iptables: ReadonlyMap<Family, IptablesTool>
+  readonly health: ProxierHealth
+}
+
+/** A configuration found good on this node, with the source that it names. */
+export interface Prepared {
+  readonly config: ProxyConfig
+  readonly source: TellingSource
+  readonly events: Events
+}
+
+/** A source that can say in words why it has not delivered. */
+type TellingSource = ClusterSource & { trouble(): string }
+
+/** Checks a configuration against this node without changing anything. Throws ProxyError CONFIG or PREFLIGHT. */
+export async function prepare(shared: Shared, config: ProxyConfig, signal: AbortSignal): Promise<Prepared> {
+  const { line, kernel, log, metrics } = shared
+  const nodeName = nodeNameOf(config)
+  await checkIpvs(kernel.ipvs, config['ipvs.scheduler'])
+  await checkIpset(kernel.ipset)
+  if (line.manifests !== undefined) {
+    const source = new ManifestsSource({ directory: line.manifests, nodeName, log })
+    await source.check()
+    return { config, source: Object.assign(source, { trouble: () => '' }), events: noEvents }
+  }
+  const access = await loadAccess({ kubeconfig: config['clientConnection.kubeconfig'], master: line.master })
+  const { host } = new URL(access.server)
+  const client = new Client({
+    access,
+    version,
+    observe: (method, code, seconds) => {
+      metrics.restRequests.inc({ method, code, host })
+      metrics.restDuration.observe({ verb: method, host }, seconds)
+    },
+  })
+  const source = new ApiSource({ client, nodeName, log })
+  const trouble = (): string => {
+    const error = (['services', 'endpointslices'] as const).map((kind) => source.state(kind).lastError).find(Boolean)
+    return error === undefined ? '' : `: ${error}`
+  }
+  const events = new ApiEvents({ client, nodeName, log, clock: systemClock, signal })
+  return { config, source: Object.assign(source, { trouble }), events }
+}
+
+/** Kernel settings beside the data path: what --init-only does. Throws ProxyError PREFLIGHT. */
+export async function applyNodeSettings(config: ProxyConfig, kernel: Kernel, log: Log): Promise<void> {
+  applyConntrackLimits(
+    {
+      maxPerCore: config['conntrack.maxPerCore'],
+      min: config['conntrack.min'],
+      tcpEstablishedTimeout: config['conntrack.tcpEstablishedTimeout'],
+      tcpCloseWaitTimeout: config['conntrack.tcpCloseWaitTimeout'],
+      tcpBeLiberal: config['conntrack.tcpBeLiberal'],
+      udpTimeout: config['conntrack.udpTimeout'],
+      udpStreamTimeout: config['conntrack.udpStreamTimeout'],
+    },
+    log,
+  )
+  applySysctls(
+    {
+      strictARP: config['ipvs.strictARP'],
+      release: release(),
+      connReuseMode: config['kubeIpvsProxy.connReuseMode'],
+    },
+    log,
+  )
+  await setTimeouts(config, kernel, log)
+}
+
+async function setTimeouts(config: ProxyConfig, kernel: Kernel, log: Log): Promise<void> {
+  const seconds = (milliseconds: number): number => Math.round(milliseconds / 1000)
+  const timeouts = {
+    tcp: seconds(config['ipvs.tcpTimeout']),
+    tcpFin: seconds(config['ipvs.tcpFinTimeout']),
+    udp: seconds(config['ipvs.udpTimeout']),
+  }
+  if (timeouts.tcp + timeouts.tcpFin + timeouts.udp === 0) return
+  try {
+    await kernel.ipvs.setTimeouts(timeouts)
+  } catch (error) {
+    log.error('IPVS timeouts could not be set, the kernel keeps its own', { ...timeouts, error: describeError(error) })
+  }
+}
+
+/** Runs with one configuration until the signal fires; leaves the kernel as it is then. */
+export async function runSession(shared: Shared, prepared: Prepared, signal: AbortSignal): Promise<void> {
+  const { line, log, metrics, kernel, iptables, health } = shared
+  const { config, source, events } = prepared
+  const settings = settingsOf(config, nodeNameOf(config))
+  const servers: HttpServer[] = []
+  const serviceHealth: ServiceHealth[] = []
+  const inner = new AbortController()
+  const end = AbortSignal.any([signal, inner.signal])
+  try {
+    await applyNodeSettings(config, kernel, log)
+    await checkDummy(kernel.dummy)
+    const proxiers = new Map<Family, Proxier>()
+    const waiting = new Set<ClusterKind>(['services', 'endpointslices'])
+    health.follow(2 * settings.syncPeriod, () => {
+      if (waiting.size > 0) return `waiting for ${[...waiting].join(' and ')}${source.trouble()}`
+      const lacking = [...proxiers.values()].some((proxier) => proxier.lacksPodCIDR)
+      return lacking ? 'waiting for the Node to get a podCIDR' : 'the kernel is being written'
+    })
+    const observer = observe({
+      metrics,
+      health,
+      events,
+      log,
+      syncPeriod: settings.syncPeriod,
+      firstSync: (family) => void tidy(iptables.get(family)!, family, log),
+    })
+    for (const [family, tool] of iptables) {
+      const effects = effectsOf(family, shared, events, () => proxiers.get(family)!)
+      serviceHealth.push(effects.serviceHealth)
+      proxiers.set(family, buildFamily(family, settings, kernel, tool, log, observer, effects))
+    }
+    servers.push(...listeners(config, metrics, health, log))
+    for (const server of servers) await server.start()
+
+    const listener = dispatch(proxiers, {
+      service: () => metrics.serviceChanges.inc(),
+      slice: () => metrics.endpointChanges.inc(),
+      node: (node) => health.setEligible(node?.eligible ?? line.manifests !== undefined),
+    })
+    const monitor = new AddressMonitor({
+      ignore: deviceName,
+      changed: () => {
+        for (const proxier of proxiers.values()) proxier.addressesChanged()
+      },
+      log,
+    })
+    const synced = (kind: ClusterKind): void => {
+      waiting.delete(kind)
+      listener.synced(kind)
+    }
+    await Promise.all([
+      source.run({ ...listener, synced }, end),
+      monitor.run(end),
+      ...[...proxiers.values()].map((proxier) => proxier.run(end)),
+    ])
+  } finally {
+    inner.abort()
+    for (const server of [...servers, ...serviceHealth]) server.close()
+  }
+}
+
+function effectsOf(
+  family: Family,
+  { kernel, metrics, log, health }: Shared,
+  events: Events,
+  proxier: () => Proxier,
+): Effects & { serviceHealth: ServiceHealth } {
+  const label = { ip_family: family }
+  const isNodeAddress = (address: string): boolean => proxier().hasNodeAddress(address)
+  const cleaner = new FlowCleaner({ family, flows: kernel.flows, log, isNodeAddress })
+  const flows: Effects['flows'] = {
+    touch: (frontend, backends) => cleaner.touch(frontend, backends),
+    run: async () => {
+      if (cleaner.pending === 0) return
+      const began = performance.now()
+      const { removed, failed } = await cleaner.run()
+      metrics.conntrackDuration.observe(label, (performance.now() - began) / 1000)
+      metrics.conntrackDeleted.inc(label, removed)
+      if (failed === undefined) return
+      log.error('Stale UDP flows could not be removed, trying again in the next pass', {
+        family,
+        frontends: cleaner.pending,
+        error: describeError(failed),
+      })
+    },
+  }
+  const serviceHealth = new ServiceHealth({
+    family,
+    healthy: () => health.keepsUp,
+    log,
+    onListenFailed: (service, port, error) => {
+      const [namespace = '', name = ''] = service.split('/')
+      events.report({
+        type: 'Warning',
+        reason: 'FailedToStartServiceHealthcheck',
+        action: 'Listen',
+        note: `node cannot listen on healthCheckNodePort ${port} of Service ${service}: ${describeError(error)}`,
+        regarding: { kind: 'Service', apiVersion: 'v1', namespace, name },
+      })
+    },
+  })
+  return { flows, serviceHealth }
+}
+
+/** What other modes of kube-proxy left goes only now that our own rules stand: no moment without any. */
+async function tidy(tool: IptablesTool, family: Family, log: Log): Promise<void> {
+  try {
+    const removed = await removeLeftovers(tool, await findLeftovers(tool))
+    const tables = await removeNftLeftovers(runCommand, await findNftLeftovers(runCommand, family))
+    const all = [...removed, ...tables]
+    if (all.length > 0) log.info('Removed what another mode of kube-proxy left', { family, removed: all.join(', ') })
+  } catch (error) {
+    log.error('What another mode of kube-proxy left could not be removed; it may go on answering beside us', {
+      family,
+      error: describeError(error),
+      advice: 'remove it by hand, or run kube-proxy --cleanup of the former mode before',
+    })
+  }
+}

@@ -1,0 +1,109 @@
+import { readFileSync } from 'node:fs'
+import { hostname } from 'node:os'
+import type { CommandLine } from './cli/flags.ts'
+import { localDetectorOf, type FamilySettings } from './compose.ts'
+import { loadConfig, reportProblems } from './config/load.ts'
+import type { ProxyConfig } from './config/schema.ts'
+import { ProxyError } from './lib/errors.ts'
+import { canonicalAddress, familyOf, parseCidr, type Cidr, type Family } from './model/address.ts'
+
+/** The text of the configuration file; undefined where none is named. Throws ProxyError CONFIG. */
+export function readConfigFile(path: string | undefined): string | undefined {
+  if (path === undefined) return undefined
+  try {
+    return readFileSync(path, 'utf8')
+  } catch (error) {
+    throw new ProxyError('CONFIG', `cannot read the configuration file ${path}`, { object: path }, error)
+  }
+}
+
+/** The effective configuration; throws ProxyError CONFIG that names every mistake. */
+export function readConfig(
+  line: CommandLine,
+  file: string | undefined = readConfigFile(line.config),
+): { config: ProxyConfig; notices: readonly string[] } {
+  const { config, problems, notices } = loadConfig({ file, flags: line.flags })
+  if (problems.length > 0) throw new ProxyError('CONFIG', reportProblems(line.config ?? 'the flags', problems))
+  return { config, notices }
+}
+
+/** The own node's name as kube-proxy derives it. */
+export function nodeNameOf(config: ProxyConfig): string {
+  return (config.hostnameOverride || hostname()).trim().toLowerCase()
+}
+
+const cidrsOf = (texts: readonly string[]): Cidr[] => texts.map((text) => parseCidr(text)!)
+
+function clusterCIDRsOf(config: ProxyConfig): Cidr[] {
+  return cidrsOf(config.clusterCIDR === '' ? [] : config.clusterCIDR.split(',').map((text) => text.trim()))
+}
+
+/** What the data path needs of the configuration. */
+export function settingsOf(config: ProxyConfig, nodeName: string): FamilySettings {
+  const nodePorts = config.nodePortAddresses
+  const bind = canonicalAddress(config.bindAddress)
+  return {
+    nodeName,
+    scheduler: config['ipvs.scheduler'],
+    nodePortRanges: nodePorts[0] === 'primary' ? 'primary' : cidrsOf(nodePorts),
+    minSyncPeriod: config['ipvs.minSyncPeriod'],
+    syncPeriod: config['ipvs.syncPeriod'],
+    excludeCIDRs: cidrsOf(config['ipvs.excludeCIDRs']),
+    masqueradeBit: config['iptables.masqueradeBit'],
+    masqueradeAll: config['iptables.masqueradeAll'],
+    localDetector: localDetectorOf(
+      config.detectLocalMode,
+      clusterCIDRsOf(config),
+      config['detectLocal.bridgeInterface'],
+      config['detectLocal.interfaceNamePrefix'],
+    ),
+    needsPodCIDR: config.detectLocalMode === 'NodeCIDR',
+    nodeIPs: bind === undefined || bind === '0.0.0.0' || bind === '::' ? [] : [bind],
+    strictExternal: config['kubeIpvsProxy.strictExternalTrafficPolicy'],
+    drainTimeout: config['kubeIpvsProxy.drainTimeout'],
+  }
+}
+
+/**
+ * What can be wrong only in view of the families that the node has. Throws ProxyError CONFIG where nothing would be
+ * masqueraded rightly; answers what is to be said once.
+ */
+export function checkAgainstFamilies(config: ProxyConfig, families: readonly Family[]): readonly string[] {
+  const notices: string[] = []
+  const missing = (cidrs: readonly Cidr[]): Family[] =>
+    families.filter((family) => !cidrs.some((cidr) => cidr.family === family))
+  const cluster = clusterCIDRsOf(config)
+  if (config.detectLocalMode === 'ClusterCIDR') {
+    const without = missing(cluster)
+    if (cluster.length > 0 && without.length === families.length) {
+      throw new ProxyError('CONFIG', `clusterCIDR: ${config.clusterCIDR} has no range of ${families.join(' or ')}`, {
+        advice: 'this node serves no other family: give the pods\u2019 range of that family',
+      })
+    }
+    if (without.length > 0) {
+      notices.push(
+        `clusterCIDR has no range of ${without.join(', ')}: traffic from outside is not told from pods there`,
+      )
+    }
+    if (config['kubeIpvsProxy.strictExternalTrafficPolicy'] && without.length > 0) {
+      notices.push(`strictExternalTrafficPolicy has no effect for ${without.join(', ')}: pods cannot be told there`)
+    }
+  }
+  const nodePorts = config.nodePortAddresses
+  if (nodePorts.length === 0) {
+    notices.push(
+      'nodePortAddresses is not set: node ports are served on all addresses of the node; primary narrows them',
+    )
+  } else if (nodePorts[0] !== 'primary') {
+    const without = missing(cidrsOf(nodePorts))
+    if (without.length > 0) notices.push(`nodePortAddresses has no range of ${without.join(', ')}: all serve there`)
+  }
+  const bind = canonicalAddress(config.bindAddress)
+  const primary = bind === undefined ? undefined : familyOf(bind)
+  if (primary !== undefined && bind !== '0.0.0.0' && bind !== '::' && !families.includes(primary)) {
+    throw new ProxyError('CONFIG', `bindAddress: ${bind} is of ${primary}, which this node does not have`, {
+      advice: 'give an address of a family that the node has',
+    })
+  }
+  return notices
+}
