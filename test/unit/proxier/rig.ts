@@ -1,0 +1,106 @@
+import { buildFamily, type Effects, type FamilySettings } from '../../../src/compose.ts'
+import { FakeDummy } from '../../../src/dummy/fake-dummy.ts'
+import { FakeIpset } from '../../../src/ipset/fake-ipset.ts'
+import { FakeIptables } from '../../../src/iptables/fake-iptables.ts'
+import { FakeIpvs } from '../../../src/ipvs/fake-ipvs.ts'
+import { silentLog, type Log } from '../../../src/lib/log.ts'
+import type { PassReport, Proxier, ProxierObserver } from '../../../src/proxier/proxier.ts'
+import type { Drift } from '../../../src/reconcile/layer.ts'
+
+const settings: FamilySettings = {
+  nodeName: 'node1',
+  scheduler: 'rr',
+  nodePortRanges: [],
+  minSyncPeriod: 0,
+  syncPeriod: 3_600_000,
+  excludeCIDRs: [],
+  masqueradeBit: 14,
+  masqueradeAll: false,
+  localDetector: () => undefined,
+  needsPodCIDR: false,
+  nodeIPs: [],
+  strictExternal: false,
+  drainTimeout: 0,
+}
+
+/** The whole stack of one family over fakes of the kernel. */
+export class Rig {
+  readonly ipvs: FakeIpvs
+  readonly ipset: FakeIpset
+  readonly dummy: FakeDummy
+  readonly iptables: FakeIptables & { readonly randomFully: boolean }
+  readonly reports: PassReport[] = []
+  readonly drifts: Drift[] = []
+  /** Clashes, touched flows and health check servers, as told. */
+  readonly told: string[] = []
+  /** Warnings as written. */
+  readonly warnings: string[] = []
+  readonly proxier: Proxier
+  healthHosts: readonly string[] | 'all' | undefined
+  readonly #stop = new AbortController()
+  #running: Promise<void> | undefined
+  #wake: (() => void) | undefined
+
+  /** `before`: the stack whose kernel this one finds. */
+  constructor(change: Partial<FamilySettings> = {}, before?: Rig) {
+    this.ipvs = before?.ipvs ?? new FakeIpvs()
+    this.ipset = before?.ipset ?? new FakeIpset()
+    this.dummy = before?.dummy ?? new FakeDummy()
+    this.iptables = before?.iptables ?? Object.assign(new FakeIptables(), { randomFully: true })
+    if (before === undefined) this.dummy.addAddress(this.dummy.addLink('eth0', ''), '192.168.0.1', 24)
+    const observer: ProxierObserver & { restoreFailed(): void } = {
+      queued: () => {},
+      drift: (_family, drift) => void this.drifts.push(drift),
+      clash: (_family, owner, address) => void this.told.push(`clash ${owner} ${address}`),
+      passed: (report) => {
+        this.reports.push(report)
+        this.#wake?.()
+      },
+      restoreFailed: () => {},
+    }
+    const effects: Effects = {
+      flows: {
+        touch: (frontend, backends) =>
+          void this.told.push(`flows ${frontend} ${backends ? [...backends].join() : 'gone'}`),
+        run: () => Promise.resolve(),
+      },
+      serviceHealth: {
+        set: (key, want) => {
+          if (want) this.told.push(`health ${key} ${want.port} ${want.localEndpoints}`)
+        },
+        setHosts: (hosts) => void (this.healthHosts = hosts),
+        apply: () => Promise.resolve(),
+      },
+    }
+    const log: Log = {
+      ...silentLog,
+      warn: (message, fields) => void this.warnings.push(JSON.stringify({ message, ...fields })),
+    }
+    this.proxier = buildFamily('IPv4', { ...settings, ...change }, this, this.iptables, log, observer, effects)
+  }
+
+  start(): void {
+    this.#running = this.proxier.run(this.#stop.signal)
+  }
+
+  /** The report of the next pass that ends. */
+  async next(): Promise<PassReport> {
+    const count = this.reports.length
+    while (this.reports.length === count) await new Promise<void>((wake) => (this.#wake = wake))
+    return this.reports[count]!
+  }
+
+  /** All that is asked of the kernel in order to change it, since the last call. */
+  writes(): string[] {
+    const calls = [...this.ipset.calls, ...this.ipvs.calls, ...this.dummy.calls]
+    for (const fake of [this.ipset, this.ipvs, this.dummy]) fake.calls.length = 0
+    const restores = this.iptables.restores.splice(0).length
+    const reads = /^(list|names|links|addresses|protocol|timeouts)/
+    return [...calls.filter((call) => !reads.test(call)), ...Array.from({ length: restores }, () => 'restore')]
+  }
+
+  async stop(): Promise<void> {
+    this.#stop.abort()
+    await this.#running
+  }
+}
