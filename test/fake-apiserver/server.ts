@@ -56,11 +56,14 @@ const PATHS: Readonly<Record<string, string>> = {
   '/api/v1/nodes': 'Node',
   '/apis/discovery.k8s.io/v1/endpointslices': 'EndpointSlice',
 }
+const EVENTS = /^\/apis\/events\.k8s\.io\/v1\/namespaces\/[^/]+\/events(\/[^/]+)?$/
 const INITIAL_END = { 'k8s.io/initial-events-end': 'true' }
 
 /** Enough of an API server for list and watch, with faults on request. */
 export class FakeApiServer {
   readonly requests: LoggedRequest[] = []
+  /** Bodies of Events as they came, changes of them included. */
+  readonly events: unknown[] = []
   readonly #options: FakeOptions
   readonly #server: http.Server
   readonly #store = new Map<string, Map<string, Stored>>()
@@ -224,6 +227,7 @@ export class FakeApiServer {
       return refuse(401, 'Unauthorized')
     if (url.pathname === '/version') return answer(200, { major: '1', minor: '36', gitVersion: 'v1.36.0' })
     if (url.pathname === '/readyz' || url.pathname === '/healthz') return answer(200, 'ok')
+    if (EVENTS.test(url.pathname)) return this.#takeEvent(request, answer)
     const kind = PATHS[url.pathname]
     if (kind === undefined || request.method !== 'GET') return refuse(404, 'the server could not find the resource')
 
@@ -237,6 +241,16 @@ export class FakeApiServer {
       return this.#watch(kind, query, matches, response, answer, refuse)
     }
     return this.#list(kind, query, matches, response, answer, refuse)
+  }
+
+  #takeEvent(request: http.IncomingMessage, answer: (code: number, body: unknown) => void): void {
+    let text = ''
+    request.setEncoding('utf8')
+    request.on('data', (chunk: string) => (text += chunk))
+    request.on('end', () => {
+      this.events.push(JSON.parse(text))
+      answer(request.method === 'POST' ? 201 : 200, {})
+    })
   }
 
   #list(
@@ -337,7 +351,12 @@ export class FakeApiServer {
       try {
         const command: Command = JSON.parse(text)
         this.command(command)
-        answer(200, { version: this.#version, watching: this.#watchers.size, requests: this.requests })
+        answer(200, {
+          version: this.#version,
+          watching: this.#watchers.size,
+          requests: this.requests,
+          events: this.events,
+        })
       } catch (error) {
         answer(400, { message: String(error) })
       }

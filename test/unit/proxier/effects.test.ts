@@ -220,7 +220,7 @@ test('at the start the API server’s own Service is written before all others a
   })
   await start({}, ...many, own)
   await rig.next()
-  const calls = [...rig.ipvs.calls.filter((call) => call.startsWith('newServer'))]
+  const calls = rig.ipvs.calls.filter((call) => call.startsWith('newServer'))
   expect(calls).toHaveLength(601)
   expect(calls[0]).toContain('10.96.0.1:443')
   const binds = rig.dummy.calls.filter((call) => call.startsWith('bind'))
