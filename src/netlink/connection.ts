@@ -23,8 +23,15 @@ export interface Reply {
   readonly payloads: readonly Buffer[]
 }
 
+/** How a streamed dump ended. */
+export interface DumpEnd {
+  readonly errno: number
+  /** The table changed under the dump in a way that may have hidden or repeated entries (NLM_F_DUMP_INTR, EINTR). */
+  readonly interrupted: boolean
+}
+
 export interface ConnectionOptions {
-  /** Milliseconds for one exchange with the kernel. */
+  /** Milliseconds in which the kernel has to say something, once it was asked. */
   readonly timeout?: number
 }
 
@@ -41,6 +48,8 @@ type Listener = (message: Received) => boolean
 
 interface Exchange {
   readonly listener: Listener
+  /** An answer came since this was last reset: a long dump is not a late one. */
+  heard: boolean
   readonly settle: (error?: Error) => void
 }
 
@@ -83,6 +92,7 @@ class Channel {
       let timer: NodeJS.Timeout | undefined
       const exchange: Exchange = {
         listener,
+        heard: false,
         settle: (error) => {
           if (this.#exchange !== exchange) return
           this.#exchange = undefined
@@ -100,10 +110,18 @@ class Channel {
       } catch (error) {
         return exchange.settle(asFailure(error))
       }
-      // The kernel works inside send: only now the wait begins. setImmediate lets answers that lie ready go first.
-      if (this.#exchange === exchange) {
-        timer = setTimeout(() => setImmediate(() => exchange.settle(this.#late())), this.#timeout)
+      const check = (): void => {
+        if (this.#exchange !== exchange) return
+        if (!exchange.heard) return exchange.settle(this.#late())
+        exchange.heard = false
+        wait()
       }
+      const wait = (): void => {
+        // setImmediate lets answers that lie ready go first.
+        timer = setTimeout(() => setImmediate(check), this.#timeout)
+      }
+      // The kernel works inside send: only now the wait begins.
+      if (this.#exchange === exchange) wait()
     })
   }
 
@@ -132,6 +150,7 @@ class Channel {
       for (const message of readMessages(datagram)) {
         const exchange = this.#exchange
         if (exchange === undefined) return
+        exchange.heard = true
         if (message.type === controlTypes.noop) continue
         if (message.type === controlTypes.overrun) throw new ProxyError('KERNEL', 'netlink answers were lost (overrun)')
         if (exchange.listener(message)) exchange.settle()
@@ -199,10 +218,18 @@ export class Connection {
     return this.#dumps.exclusive(async () => {
       for (let attempt = 0; attempt < maxDumpAttempts; attempt++) {
         const { reply, interrupted } = await this.#gather(this.#dumps, message, flags.dump)
-        if (!interrupted && reply.errno !== errno.EINTR) return reply
+        if (!interrupted) return reply
       }
       throw new ProxyError('KERNEL', `a netlink dump was interrupted by changes ${maxDumpAttempts} times`)
     })
+  }
+
+  /**
+   * One dump whose payloads are handed over as they come, for tables too large to hold. A payload is a view of a
+   * receive buffer: what is kept of it keeps up to 32 kB alive. Not started over: the caller has seen the entries.
+   */
+  stream(message: Message, take: (payload: Buffer) => void): Promise<DumpEnd> {
+    return this.#dumps.exclusive(() => this.#take(this.#dumps, message, flags.dump, take))
   }
 
   close(): void {
@@ -245,10 +272,15 @@ export class Connection {
   }
 
   async #gather(channel: Channel, message: Message, extra: number): Promise<{ reply: Reply; interrupted: boolean }> {
+    const payloads: Buffer[] = []
+    const end = await this.#take(channel, message, extra, (payload) => payloads.push(payload))
+    return { reply: { errno: end.errno, payloads }, interrupted: end.interrupted }
+  }
+
+  async #take(channel: Channel, message: Message, extra: number, take: (payload: Buffer) => void): Promise<DumpEnd> {
     const sequence = channel.sequences(1)
     const writer = new Writer(256)
     writeMessage(writer, message, extra, sequence)
-    const payloads: Buffer[] = []
     let result = 0
     let interrupted = false
     await channel.exchange(writer.bytes(), (answer) => {
@@ -258,9 +290,9 @@ export class Connection {
         result = readErrno(answer.payload)
         return true
       }
-      payloads.push(answer.payload)
+      take(answer.payload)
       return false
     })
-    return { reply: { errno: result, payloads }, interrupted }
+    return { errno: result, interrupted: interrupted || result === errno.EINTR }
   }
 }
