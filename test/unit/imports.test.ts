@@ -13,6 +13,7 @@ const rooms: Record<string, string[]> = {
   ipvs: ['lib', 'model', 'reconcile', 'netlink'],
   ipset: ['lib', 'model', 'reconcile', 'netlink'],
   dummy: ['lib', 'model', 'reconcile', 'netlink'],
+  conntrack: ['lib', 'model', 'reconcile', 'netlink'],
   iptables: ['lib', 'model', 'reconcile'],
   config: ['lib', 'model'],
   metrics: ['lib', 'model'],
