@@ -1,6 +1,8 @@
-import { describe, expect, it } from 'vitest'
+import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest'
+import { describeError, ProxyError } from '../../../src/lib/errors.ts'
 import { Connection, type Message } from '../../../src/netlink/connection.ts'
 import { resolveFamily } from '../../../src/netlink/generic.ts'
+import type { OpenSocket } from '../../../src/netlink/socket.ts'
 import { fakeKernel, message, refusing, result } from './fake-socket.ts'
 
 const request = (size = 4, type = 0x20): Message => ({
@@ -139,6 +141,81 @@ describe('dump', () => {
   it('gives up when interrupted for ever', async () => {
     const kernel = fakeKernel(([one]) => [result(3, one!.sequence, 0, 0x12)])
     await expect(new Connection(kernel.open).dump(request())).rejects.toThrow('interrupted by changes 6 times')
+  })
+})
+
+describe('stream', () => {
+  it('hands over payloads as they come and collects none', async () => {
+    const kernel = fakeKernel(([one]) => {
+      const part = (text: string): Buffer => message(0x20, one!.sequence, Buffer.from(text), 2)
+      return [Buffer.concat([part('a'), part('b')]), part('c'), result(3, one!.sequence, 0, 2)]
+    })
+    const connection = new Connection(kernel.open)
+    const taken: string[] = []
+    const end = await connection.stream(request(), (payload) => taken.push(String(payload)))
+    expect([end, taken]).toEqual([{ errno: 0, interrupted: false }, ['a', 'b', 'c']])
+    expect(kernel.sends.map((send) => [send.purpose, send.messages[0]?.flags])).toEqual([['dumps', 0x301]])
+  })
+
+  const ends: [string, number, number, boolean][] = [
+    ['an error', 2, 0, false],
+    ['EINTR', 4, 0, true],
+    ['the flag', 0, 0x10, true],
+  ]
+  it.each(ends)('says how it ended: %s', async (_what, errno, extra, interrupted) => {
+    const kernel = fakeKernel(([one]) => [
+      message(0x20, one!.sequence, Buffer.from('a'), 2),
+      result(3, one!.sequence, errno, 2 | extra),
+    ])
+    const taken: string[] = []
+    const end = await new Connection(kernel.open).stream(request(), (payload) => taken.push(String(payload)))
+    expect([end, taken, kernel.sends.length]).toEqual([{ errno, interrupted }, ['a'], 1])
+  })
+
+  it('rejects with what the taker throws; the next call opens a new socket', async () => {
+    const kernel = fakeKernel(([one]) => [
+      message(0x20, one!.sequence, Buffer.from('a'), 2),
+      result(3, one!.sequence, 0, 2),
+    ])
+    const connection = new Connection(kernel.open)
+    const taker = (): void => {
+      throw new ProxyError('CODEC', 'not what it says')
+    }
+    await expect(connection.stream(request(), taker)).rejects.toThrow('not what it says')
+    expect(await connection.stream(request(), () => {})).toEqual({ errno: 0, interrupted: false })
+    expect([kernel.opened, kernel.closed]).toEqual([2, 1])
+  })
+
+  describe('in a long dump', () => {
+    beforeEach(() => void vi.useFakeTimers())
+    afterEach(() => void vi.useRealTimers())
+
+    /** Sends a part of a dump every 9 s, so many, and then comes to an end or does not. */
+    async function dumped(parts: number, ends: boolean): Promise<unknown[]> {
+      let hear = (_bytes: Buffer): void => {}
+      const open: OpenSocket = (_purpose, handlers) => {
+        hear = (bytes) => handlers.message(bytes)
+        return { send: () => {}, close: () => {} }
+      }
+      let taken = 0
+      const end = new Connection(open, { timeout: 10_000 }).stream(request(), () => taken++).catch(describeError)
+      for (let part = 0; part < parts; part++) {
+        await vi.advanceTimersByTimeAsync(9000)
+        hear(message(0x20, 1, Buffer.from('part'), 2))
+      }
+      if (ends) hear(result(3, 1, 0, 2))
+      else await vi.advanceTimersByTimeAsync(20_001)
+      const answer = await end
+      return [answer, taken, vi.getTimerCount()]
+    }
+
+    it('waits as long as the kernel goes on talking', async () => {
+      expect(await dumped(8, true)).toEqual([{ errno: 0, interrupted: false }, 8, 0])
+    })
+
+    it('does not wait for a kernel that fell silent in the middle', async () => {
+      expect(await dumped(3, false)).toEqual(['the kernel did not answer a netlink request within 10000 ms', 3, 0])
+    })
   })
 })
 
