@@ -276,7 +276,7 @@ describe('state changed by hand is back within a period, with one log line', () 
     const before = strip(state())
     const seen = daemon.lines.length
     network.node.run(...tamper)
-    expect(strip(state())).not.toBe(before)
+    // No look at the state in between: the repair may be quicker. The line tells that there was something to repair.
     const repair = await daemon.said('Kernel state was changed by someone else', { kind }, seen)
     expect(repair.family).toBe('IPv4')
     await eventually('the state to be as before', () => strip(state()) === before)
