@@ -114,12 +114,49 @@ const maxNameLength = 31
 // oxlint-disable-next-line typescript/no-unsafe-type-assertion -- a Record has no other keys than its type's
 export const allRoles = Object.keys(catalogue) as readonly SetRole[]
 
-/** The set of a role, as it is created. */
+/**
+ * In this order entries are added, in the other they are removed, so that no packet meets a rule whose exception is not
+ * there yet: whom a source range admits before the firewall that drops all others; what returns without a mark before
+ * what is marked for masquerading; what a service address accepts before the address itself, to which all else is
+ * refused.
+ */
+export const orderOfAdding: readonly SetRole[] = [
+  'loopBack',
+  'loadBalancerSourceCIDR',
+  'loadBalancerSourceIP',
+  'loadBalancerFirewall',
+  'loadBalancerLocal',
+  'nodePortLocalTCP',
+  'nodePortLocalUDP',
+  'nodePortLocalSCTP',
+  'nodePortTCP',
+  'nodePortUDP',
+  'nodePortSCTP',
+  'clusterIP',
+  'externalIP',
+  'externalIPLocal',
+  'loadBalancer',
+  'healthCheckNodePort',
+  'externalNoLocal',
+  'ipvsIPs',
+]
+
+/** kube-proxy's sizes: sets that need no more are as it leaves them. */
+export const usualSizes = { hashsize: 1024, maxelem: 65536 } as const
+
+/** The set of a role, as it is created while it needs no more room. */
 export function setSpec(role: SetRole, family: Family): SetSpec {
   const { name, type } = catalogue[role]
   const familyName = family === 'IPv4' ? name : name.replace(/^KUBE-/, 'KUBE-6-').slice(0, maxNameLength)
-  return { name: familyName, type, family, hashsize: 1024, maxelem: 65536 }
+  return { name: familyName, type, family, ...usualSizes }
 }
+
+/** The set in which a larger one is built, to be swapped in. */
+export function temporaryName(name: string): string {
+  return `${name.slice(0, maxNameLength - temporarySuffix.length)}${temporarySuffix}`
+}
+
+const temporarySuffix = '-TMP'
 
 /** Whether a set is there only while it has members. */
 export function isOnDemand(role: SetRole): boolean {

@@ -1,11 +1,11 @@
-import { KernelError, ProxyError } from '../lib/errors.ts'
+import { describeError, KernelError, ProxyError } from '../lib/errors.ts'
 import type { Log } from '../lib/log.ts'
 import type { Family } from '../model/address.ts'
 import type { SetRole } from '../model/sets.ts'
 import { asError, isHeld, Refusals } from '../reconcile/apply.ts'
 import { DeltaTable } from '../reconcile/delta-table.ts'
 import type { Drift, Layer, Outcome, Owner } from '../reconcile/layer.ts'
-import { allRoles, isOnDemand, setSpec } from './catalogue.ts'
+import { allRoles, isOnDemand, orderOfAdding, setSpec, temporaryName } from './catalogue.ts'
 import type { Ipset, SetSpec } from './ipset.ts'
 
 export interface IpsetLayerOptions {
@@ -14,10 +14,19 @@ export interface IpsetLayerOptions {
   readonly log: Log
   /** Who wants an entry. */
   readonly ownersOf: (role: SetRole, entry: string) => Iterable<Owner>
+  /** Sizes of sets as they are made, for tests. */
+  readonly sizes?: { readonly hashsize: number; readonly maxelem: number }
 }
 
+/** A member costs the kernel about 100 bytes: a set of so many is a gigabyte and a half. */
+const mostMembers = 2 ** 24
+
+/** A set that grows gets room for a quarter more than it needs. */
+const spare = 1.25
+
 interface RoleState {
-  readonly spec: SetSpec
+  /** As the kernel has it. */
+  spec: SetSpec
   readonly entries: DeltaTable<string, true>
   exists: boolean
 }
@@ -35,7 +44,8 @@ export class IpsetLayer implements Layer {
   constructor(options: IpsetLayerOptions) {
     this.#options = options
     for (const role of allRoles) {
-      this.#roles.set(role, { spec: setSpec(role, options.family), entries: new DeltaTable(), exists: false })
+      const spec = { ...setSpec(role, options.family), ...options.sizes }
+      this.#roles.set(role, { spec, entries: new DeltaTable(), exists: false })
     }
   }
 
@@ -54,6 +64,7 @@ export class IpsetLayer implements Layer {
     const report = (kind: string, object: string, state: string): void => {
       if (this.#adopted) drifts.push({ layer: this.name, kind, object, state })
     }
+    if (!this.#adopted) await this.#destroyTemporary()
     for (const [role, state] of this.#roles) {
       this.#touched.add(role)
       const { spec, entries } = state
@@ -93,6 +104,9 @@ export class IpsetLayer implements Layer {
         }
       }
       state.exists = true
+      // Somebody may have made it anew with another size; a larger one is as good.
+      const { hashsize, maxelem } = found.spec
+      if (spec.type !== 'bitmap:port') state.spec = { ...spec, hashsize, maxelem }
       entries.observedAll(now)
     }
     this.#adopted = true
@@ -103,13 +117,14 @@ export class IpsetLayer implements Layer {
     const refusals = new Refusals()
     let applied = 0
     let broken: Error | undefined
-    for (const role of this.#touched) {
-      const { spec, entries } = this.#roles.get(role)!
+    for (const role of orderOfAdding) {
+      if (!this.#touched.has(role)) continue
       const state = this.#roles.get(role)!
+      const { entries } = state
       if (!state.exists && isOnDemand(role) && entries.wantedCount === 0) continue
       if (!state.exists) {
         try {
-          await this.#options.ipset.create(spec)
+          await this.#options.ipset.create(state.spec)
           state.exists = true
           applied++
         } catch (error) {
@@ -123,7 +138,7 @@ export class IpsetLayer implements Layer {
         if (!isHeld(this.#options.ownersOf(role, entry), held)) additions.push(entry)
       }
       if (additions.length === 0) continue
-      const refused = await this.#options.ipset.add(spec, additions)
+      const refused = await this.#put(state, additions)
       for (const entry of additions) {
         const error = refused.get(entry)
         if (error === undefined) {
@@ -138,8 +153,10 @@ export class IpsetLayer implements Layer {
   async remove(_held: ReadonlySet<Owner>): Promise<Outcome> {
     const refusals = new Refusals()
     let applied = 0
-    for (const role of this.#touched) {
-      const { spec, entries } = this.#roles.get(role)!
+    for (const role of orderOfAdding.toReversed()) {
+      if (!this.#touched.has(role)) continue
+      const state = this.#roles.get(role)!
+      const { spec, entries } = state
       const removals = [...entries.removals()]
       if (removals.length > 0) {
         const refused = await this.#options.ipset.remove(spec, removals)
@@ -151,35 +168,113 @@ export class IpsetLayer implements Layer {
           } else refusals.add([`set ${spec.name}`], error)
         }
       }
-      const state = this.#roles.get(role)!
-      if (state.exists && isOnDemand(role) && entries.wantedCount === 0 && entries.pendingCount === 0) {
-        // While a rule still names it, it stays; so it is tried again.
-        const destroyed = await this.#options.ipset.destroy(spec.name).then(
-          () => true,
-          () => false,
-        )
-        if (!destroyed) continue
+      const unneeded = isOnDemand(role) && entries.wantedCount === 0
+      if (state.exists && unneeded && entries.pendingCount === 0 && (await this.#destroyed(spec.name))) {
         state.exists = false
         applied++
       }
-      const settled = state.exists || (isOnDemand(role) && entries.wantedCount === 0)
-      if (entries.pendingCount === 0 && settled) this.#touched.delete(role)
+      if (entries.pendingCount === 0 && state.exists !== unneeded) this.#touched.delete(role)
     }
     return { applied, refused: refusals.byOwner }
+  }
+
+  /** How full each set is. */
+  *fill(): Iterable<{ readonly set: string; readonly members: number; readonly size: number }> {
+    for (const { spec, entries, exists } of this.#roles.values()) {
+      if (exists) yield { set: spec.name, members: entries.actualCount, size: capacityOf(spec) }
+    }
+  }
+
+  /** What a process left behind that was killed while it made a set larger. */
+  async #destroyTemporary(): Promise<void> {
+    const names = new Set(await this.#options.ipset.names())
+    for (const { spec } of this.#roles.values()) {
+      const name = temporaryName(spec.name)
+      if (names.has(name)) await this.#options.ipset.destroy(name)
+    }
+  }
+
+  /** Adds entries, in a larger set where this one has no room for them. */
+  async #put(state: RoleState, additions: readonly string[]): Promise<ReadonlyMap<string, KernelError>> {
+    const { spec, entries } = state
+    const need = entries.actualCount + additions.length
+    if (need > capacityOf(spec) && spec.maxelem < mostMembers) {
+      const refused = await this.#grow(state, additions, need)
+      if (refused !== undefined) return refused
+    }
+    return this.#options.ipset.add(state.spec, additions)
+  }
+
+  /**
+   * Builds a larger set beside this one, with all of its entries and the new ones, and swaps the two: whoever matches
+   * sees the one or the other, whole. Answers what was refused; undefined where it could not be done and the set is as
+   * it was.
+   */
+  async #grow(
+    state: RoleState,
+    additions: readonly string[],
+    need: number,
+  ): Promise<ReadonlyMap<string, KernelError> | undefined> {
+    const { ipset, log } = this.#options
+    const { spec, entries } = state
+    const maxelem = Math.min(mostMembers, 2 ** Math.ceil(Math.log2(need * spare)))
+    // The kernel doubles the table while it fills; with this many buckets it need not.
+    const larger = { ...spec, name: temporaryName(spec.name), maxelem, hashsize: Math.max(spec.hashsize, maxelem / 4) }
+    try {
+      await ipset.destroy(larger.name)
+      await ipset.create(larger)
+      const lost = await ipset.add(larger, [...entries.actualKeys()])
+      const [first] = lost.values()
+      if (first !== undefined) throw first
+      const refused = await ipset.add(larger, additions)
+      await ipset.swap(spec.name, larger.name)
+      state.spec = { ...spec, maxelem, hashsize: larger.hashsize }
+      log.info('A set was full; a larger one has taken its place', {
+        set: spec.name,
+        members: need,
+        size: maxelem,
+        before: spec.maxelem,
+      })
+      await this.#destroyed(larger.name)
+      return refused
+    } catch (error) {
+      log.error('A set is full and a larger one could not be made; what has no room waits', {
+        set: spec.name,
+        members: need,
+        size: spec.maxelem,
+        wanted: maxelem,
+        error: describeError(error),
+      })
+      await this.#destroyed(larger.name)
+      return undefined
+    }
+  }
+
+  /** Whether a set is gone now; one that a rule names is not. */
+  #destroyed(name: string): Promise<boolean> {
+    return this.#options.ipset.destroy(name).then(
+      () => true,
+      () => false,
+    )
   }
 
   /** Destroys the sets of the catalogue; the rules that name them must be gone. Absent is success. */
   async cleanup(): Promise<Error[]> {
     const errors: Error[] = []
     const names = new Set(await this.#options.ipset.names())
-    for (const { spec } of this.#roles.values()) {
-      if (!names.has(spec.name)) continue
+    const ours = [...this.#roles.values()].flatMap(({ spec }) => [spec.name, temporaryName(spec.name)])
+    for (const name of ours) {
+      if (!names.has(name)) continue
       try {
-        await this.#options.ipset.destroy(spec.name)
+        await this.#options.ipset.destroy(name)
       } catch (error) {
         if (!(error instanceof KernelError && error.errnoName === 'ENOENT')) errors.push(asError(error))
       }
     }
     return errors
   }
+}
+
+function capacityOf(spec: SetSpec): number {
+  return spec.type === 'bitmap:port' ? 65536 : spec.maxelem
 }

@@ -73,7 +73,7 @@ export async function removeLeftovers(
   const inputs = leftovers.map(({ table, chains, jumps, referenced }): TableInput => {
     const going = chains.filter((name) => !referenced.includes(name))
     for (const name of going) {
-      const kind = `chains ${name.replace(/^(KUBE-(?:SVC|SVL|EXT|SEP|FW|XLB))-.*/, '$1-*')} of table ${table}`
+      const kind = `${name.replace(/^(KUBE-(?:SVC|SVL|EXT|SEP|FW|XLB))-.*/, '$1-*')} of table ${table}`
       counts.set(kind, (counts.get(kind) ?? 0) + 1)
     }
     return {
@@ -83,7 +83,7 @@ export async function removeLeftovers(
     }
   })
   await iptables.restore(writeRestore(inputs))
-  return [...counts].map(([kind, count]) => `${count} ${kind}`)
+  return [...counts].map(([kind, count]) => `${count} × ${kind}`)
 }
 
 const nftFamilies: Readonly<Record<Family, string>> = { IPv4: 'ip', IPv6: 'ip6' }

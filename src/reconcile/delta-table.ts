@@ -65,6 +65,10 @@ export class DeltaTable<K, V> {
     return this.#desired.size
   }
 
+  get actualCount(): number {
+    return this.#actual.size
+  }
+
   get pendingCount(): number {
     return this.#toAdd.size + this.#toRemove.size
   }

@@ -86,17 +86,17 @@ describe('iptables mode', () => {
     const { inputs, removed } = await removal({ nat, filter, mangle })
     expect(inputs).toHaveLength(1)
     expect(removed).toEqual([
-      '1 chains KUBE-NODEPORTS of table nat',
-      '1 chains KUBE-SVC-* of table nat',
-      '1 chains KUBE-SVL-* of table nat',
-      '1 chains KUBE-EXT-* of table nat',
-      '2 chains KUBE-SEP-* of table nat',
-      '1 chains KUBE-PROXY-CANARY of table nat',
-      '1 chains KUBE-SERVICES of table filter',
-      '1 chains KUBE-EXTERNAL-SERVICES of table filter',
-      '1 chains KUBE-NODEPORTS of table filter',
-      '1 chains KUBE-PROXY-CANARY of table filter',
-      '1 chains KUBE-PROXY-CANARY of table mangle',
+      '1 × KUBE-NODEPORTS of table nat',
+      '1 × KUBE-SVC-* of table nat',
+      '1 × KUBE-SVL-* of table nat',
+      '1 × KUBE-EXT-* of table nat',
+      '2 × KUBE-SEP-* of table nat',
+      '1 × KUBE-PROXY-CANARY of table nat',
+      '1 × KUBE-SERVICES of table filter',
+      '1 × KUBE-EXTERNAL-SERVICES of table filter',
+      '1 × KUBE-NODEPORTS of table filter',
+      '1 × KUBE-PROXY-CANARY of table filter',
+      '1 × KUBE-PROXY-CANARY of table mangle',
     ])
     const lines = inputs[0]!.split('\n')
     // The chains of both modes, kubelet's and the CNI's are neither emptied nor deleted.

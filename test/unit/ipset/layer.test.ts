@@ -1,0 +1,222 @@
+import { beforeEach, describe, expect, test } from 'vitest'
+import { allRoles, orderOfAdding, setSpec, temporaryName } from '../../../src/ipset/catalogue.ts'
+import { FakeIpset } from '../../../src/ipset/fake-ipset.ts'
+import { IpsetLayer } from '../../../src/ipset/layer.ts'
+import { KernelError } from '../../../src/lib/errors.ts'
+import { silentLog, type Log } from '../../../src/lib/log.ts'
+import type { SetRole } from '../../../src/model/sets.ts'
+
+const none: ReadonlySet<string> = new Set()
+const small = { hashsize: 64, maxelem: 4 }
+
+let ipset: FakeIpset
+let layer: IpsetLayer
+let told: string[]
+
+function make(sizes?: { hashsize: number; maxelem: number }): IpsetLayer {
+  const log: Log = { ...silentLog, info: (text) => void told.push(text), error: (text) => void told.push(text) }
+  const options = {
+    family: 'IPv4',
+    ipset,
+    log,
+    ownersOf: (_role: SetRole, entry: string) => [`owner of ${entry}`],
+  } as const
+  return new IpsetLayer(sizes === undefined ? options : { ...options, sizes })
+}
+
+beforeEach(() => {
+  ipset = new FakeIpset()
+  told = []
+  layer = make(small)
+})
+
+async function pass(): Promise<Map<string, Error>> {
+  const added = await layer.add(none)
+  const removed = await layer.remove(none)
+  return new Map([...added.refused, ...removed.refused])
+}
+
+const entry = (n: number): string => `10.96.0.${n},tcp:80`
+const line = (): string => /^create KUBE-CLUSTER-IP .*$/m.exec(ipset.dump())![0]
+const members = (name = 'KUBE-CLUSTER-IP'): string[] =>
+  [...ipset.dump().matchAll(new RegExp(`^add ${name} (.*)$`, 'gm'))].map(([, text]) => text!)
+
+function want(...numbers: number[]): void {
+  for (const n of numbers) layer.want('clusterIP', entry(n))
+}
+
+test('the order of adding has every role once', () => {
+  expect([...orderOfAdding].sort()).toEqual([...allRoles].sort())
+})
+
+describe('growth', () => {
+  beforeEach(async () => {
+    await layer.resync()
+    want(1, 2, 3, 4)
+    await pass()
+  })
+
+  test.each<[string, number[], string]>([
+    ['full to the last', [], 'hashsize 64 maxelem 4'],
+    ['one more', [5], 'hashsize 64 maxelem 8'],
+    ['two more: room for a quarter more', [5, 6], 'hashsize 64 maxelem 8'],
+    ['many more', Array.from({ length: 200 }, (_, i) => i + 5), 'hashsize 64 maxelem 256'],
+    [
+      'very many more: as many buckets as keep chains short',
+      Array.from({ length: 250 }, (_, i) => i + 5),
+      'hashsize 128 maxelem 512',
+    ],
+  ])('%s', async (_name, numbers, sizes) => {
+    want(...numbers)
+    expect(await pass()).toEqual(new Map())
+    expect(line()).toBe(`create KUBE-CLUSTER-IP hash:ip,port family inet ${sizes}`)
+    expect(members()).toHaveLength(4 + numbers.length)
+    expect(ipset.dump()).not.toContain('TMP')
+    expect(told).toHaveLength(numbers.length > 0 ? 1 : 0)
+  })
+
+  test('the live set is whole at every step, the old one or the new one', async () => {
+    const steps: string[] = []
+    ipset.fault = (operation) => {
+      steps.push(`${operation} ${members().length}`)
+      return undefined
+    }
+    want(5)
+    await pass()
+    expect(steps).toEqual(['destroy 4', 'create 4', ...Array.from({ length: 5 }, () => 'add 4'), 'swap 4', 'destroy 5'])
+  })
+
+  test.each(['create', 'add', 'swap'])('where %s fails the set is as it was, and the new entry waits', async (step) => {
+    ipset.fault = (operation, object) =>
+      operation === step && object.includes('TMP') ? new Error('cannot allocate memory') : undefined
+    want(5)
+    const refused = await pass()
+    expect(refused.get(`owner of ${entry(5)}`)).toMatchObject({ errnoName: 'IPSET_ERR_HASH_FULL' })
+    expect(refused.get(`owner of ${entry(5)}`)!.message).toMatch(/KUBE-CLUSTER-IP.*maximum of 4 entries/)
+    expect(members()).toHaveLength(4)
+    expect(ipset.dump()).not.toContain('TMP')
+    ipset.fault = undefined
+    expect(await pass()).toEqual(new Map())
+    expect(members()).toHaveLength(5)
+  })
+
+  test('an entry that the kernel refuses does not keep the others from growing', async () => {
+    ipset.fault = (operation, object) =>
+      operation === 'add' && object.includes(entry(6)) ? new KernelError(22, 'EINVAL', 'add', object) : undefined
+    want(5, 6, 7)
+    const refused = await pass()
+    expect([...refused.keys()]).toEqual([`owner of ${entry(6)}`])
+    expect(members()).toHaveLength(6)
+  })
+
+  test('a set that rules name is swapped all the same', async () => {
+    ipset.setReferences('KUBE-CLUSTER-IP', 3)
+    want(5)
+    expect(await pass()).toEqual(new Map())
+    expect(members()).toHaveLength(5)
+  })
+
+  test('it does not shrink, and a new process keeps the size it finds', async () => {
+    want(5)
+    await pass()
+    for (const n of [2, 3, 4, 5]) layer.unwant('clusterIP', entry(n))
+    await pass()
+    expect(line()).toContain('maxelem 8')
+    layer = make(small)
+    await layer.resync()
+    want(1, 5, 6, 7, 8, 9, 10, 11)
+    await pass()
+    expect(line()).toContain('maxelem 8')
+  })
+
+  test('one that somebody made anew too small is grown', async () => {
+    await ipset.destroy('KUBE-CLUSTER-IP')
+    await ipset.create({ ...setSpec('clusterIP', 'IPv4'), maxelem: 2 })
+    await layer.resync()
+    expect(await pass()).toEqual(new Map())
+    expect(members()).toHaveLength(4)
+    expect(line()).toContain('maxelem 8')
+  })
+
+  test('what a killed process left half-made is destroyed at start and by the clean-up', async () => {
+    const leave = () => ipset.create({ ...setSpec('clusterIP', 'IPv4'), name: temporaryName('KUBE-CLUSTER-IP') })
+    await leave()
+    layer = make()
+    await layer.resync()
+    expect(ipset.dump()).not.toContain('TMP')
+    await leave()
+    await layer.cleanup()
+    expect(ipset.dump()).toBe('')
+  })
+
+  test('fill tells members and room', () => {
+    expect([...layer.fill()].find(({ set }) => set === 'KUBE-CLUSTER-IP')).toEqual({
+      set: 'KUBE-CLUSTER-IP',
+      members: 4,
+      size: 4,
+    })
+  })
+})
+
+describe('order', () => {
+  /** Additions and removals in the order that the kernel saw them. */
+  const changes = (): string[] =>
+    ipset.calls.filter((call) => /^(add|remove) /.test(call)).map((call) => call.replace(/ [0-9].*$/, ''))
+
+  test('an address with source ranges comes: the ranges, the firewall, what accepts it, then the refusal of all else', async () => {
+    layer = make()
+    await layer.resync()
+    const vip = '203.0.113.1,tcp:80'
+    layer.want('ipvsIPs', '203.0.113.1')
+    layer.want('loadBalancer', vip)
+    layer.want('loadBalancerLocal', vip)
+    layer.want('loadBalancerFirewall', vip)
+    layer.want('loadBalancerSourceCIDR', `${vip},10.0.0.0/8`)
+    layer.want('loadBalancerSourceIP', `${vip},203.0.113.1`)
+    await pass()
+    const added = [
+      'add KUBE-LOAD-BALANCER-SOURCE-CIDR',
+      'add KUBE-LOAD-BALANCER-SOURCE-IP',
+      'add KUBE-LOAD-BALANCER-FW',
+      'add KUBE-LOAD-BALANCER-LOCAL',
+      'add KUBE-LOAD-BALANCER',
+      'add KUBE-IPVS-IPS',
+    ]
+    expect(changes()).toEqual(added)
+    ipset.calls.length = 0
+    layer.unwant('ipvsIPs', '203.0.113.1')
+    for (const role of ['loadBalancer', 'loadBalancerLocal', 'loadBalancerFirewall'] as const) layer.unwant(role, vip)
+    layer.unwant('loadBalancerSourceCIDR', `${vip},10.0.0.0/8`)
+    layer.unwant('loadBalancerSourceIP', `${vip},203.0.113.1`)
+    await pass()
+    expect(changes()).toEqual(added.toReversed().map((call) => call.replace('add', 'remove')))
+  })
+
+  test('other ranges: at no step is anybody let in who neither may nor might, nor refused who may and might', async () => {
+    layer = make()
+    await layer.resync()
+    const vip = '203.0.113.1,tcp:80'
+    const [before, after] = [
+      ['10.0.0.0/8', '172.16.0.0/12'],
+      ['172.16.0.0/12', '192.168.0.0/16'],
+    ]
+    layer.want('loadBalancerFirewall', vip)
+    for (const range of before!) layer.want('loadBalancerSourceCIDR', `${vip},${range}`)
+    await pass()
+    const seen: string[][] = []
+    const look = (): void =>
+      void seen.push(members('KUBE-LOAD-BALANCER-SOURCE-CIDR').map((text) => text.slice(vip.length + 1)))
+    ipset.fault = () => void look() as undefined
+    for (const range of before!) layer.unwant('loadBalancerSourceCIDR', `${vip},${range}`)
+    for (const range of after!) layer.want('loadBalancerSourceCIDR', `${vip},${range}`)
+    await pass()
+    look()
+    expect(seen.length).toBeGreaterThan(2)
+    for (const ranges of seen) {
+      expect(ranges).toContain('172.16.0.0/12')
+      expect(ranges.filter((range) => !before!.includes(range) && !after!.includes(range))).toEqual([])
+      expect(members('KUBE-LOAD-BALANCER-FW')).toEqual([vip])
+    }
+    expect(seen.at(-1)).toEqual(after)
+  })
+})
