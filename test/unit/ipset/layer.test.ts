@@ -201,20 +201,23 @@ describe('order', () => {
       ['172.16.0.0/12', '192.168.0.0/16'],
     ]
     layer.want('loadBalancerFirewall', vip)
-    for (const range of before!) layer.want('loadBalancerSourceCIDR', `${vip},${range}`)
+    for (const range of before) layer.want('loadBalancerSourceCIDR', `${vip},${range}`)
     await pass()
     const seen: string[][] = []
     const look = (): void =>
       void seen.push(members('KUBE-LOAD-BALANCER-SOURCE-CIDR').map((text) => text.slice(vip.length + 1)))
-    ipset.fault = () => void look() as undefined
-    for (const range of before!) layer.unwant('loadBalancerSourceCIDR', `${vip},${range}`)
-    for (const range of after!) layer.want('loadBalancerSourceCIDR', `${vip},${range}`)
+    ipset.fault = () => {
+      look()
+      return undefined
+    }
+    for (const range of before) layer.unwant('loadBalancerSourceCIDR', `${vip},${range}`)
+    for (const range of after) layer.want('loadBalancerSourceCIDR', `${vip},${range}`)
     await pass()
     look()
     expect(seen.length).toBeGreaterThan(2)
     for (const ranges of seen) {
       expect(ranges).toContain('172.16.0.0/12')
-      expect(ranges.filter((range) => !before!.includes(range) && !after!.includes(range))).toEqual([])
+      expect(ranges.filter((range) => !before.includes(range) && !after.includes(range))).toEqual([])
       expect(members('KUBE-LOAD-BALANCER-FW')).toEqual([vip])
     }
     expect(seen.at(-1)).toEqual(after)
