@@ -36,7 +36,7 @@ export async function runDaemon(line: CommandLine): Promise<number> {
   const kernel = openKernel()
   try {
     const shared = await openShared(line, config, kernel, log)
-    await follow(shared, text, await prepare(shared, config, stop.signal), stop.signal)
+    await follow(shared, text, await prepare(shared, config), stop.signal)
     return 0
   } finally {
     stop.abort()
@@ -100,7 +100,7 @@ async function follow(
       change.abort()
       if (former === undefined) throw error
       rejected(error)
-      current = await prepare(shared, former.config, stop)
+      current = await prepare(shared, former.config)
       former = undefined
     }
   }
@@ -126,7 +126,7 @@ function nextAfter(
       inForce: current.config,
       prepare: async (config) => {
         for (const notice of checkAgainstFamilies(config, [...iptables.keys()])) log.info(notice)
-        return prepare(shared, config, signal)
+        return prepare(shared, config)
       },
       rejected,
       accepted: () => metrics.configInForce.set(1),

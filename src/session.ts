@@ -47,13 +47,18 @@ export interface Prepared {
   readonly config: ProxyConfig
   readonly source: TellingSource
   readonly events: Events
+  /** Lets go of what the source and the Events hold open. */
+  close(): void
 }
 
 /** A source that can say in words why it has not delivered. */
 type TellingSource = ClusterSource & { trouble(): string }
 
-/** Checks a configuration against this node without changing anything. Throws ProxyError CONFIG or PREFLIGHT. */
-export async function prepare(shared: Shared, config: ProxyConfig, signal: AbortSignal): Promise<Prepared> {
+/**
+ * Checks a configuration against this node without changing anything, and opens what it names. Throws ProxyError CONFIG
+ * or PREFLIGHT.
+ */
+export async function prepare(shared: Shared, config: ProxyConfig): Promise<Prepared> {
   const { line, kernel, log, metrics } = shared
   const nodeName = nodeNameOf(config)
   await checkIpvs(kernel.ipvs, config['ipvs.scheduler'])
@@ -61,7 +66,7 @@ export async function prepare(shared: Shared, config: ProxyConfig, signal: Abort
   if (line.manifests !== undefined) {
     const source = new ManifestsSource({ directory: line.manifests, nodeName, log })
     await source.check()
-    return { config, source: Object.assign(source, { trouble: () => '' }), events: noEvents }
+    return { config, source: Object.assign(source, { trouble: () => '' }), events: noEvents, close: () => {} }
   }
   const access = await loadAccess({ kubeconfig: config['clientConnection.kubeconfig'], master: line.master })
   const { host } = new URL(access.server)
@@ -78,8 +83,13 @@ export async function prepare(shared: Shared, config: ProxyConfig, signal: Abort
     const error = (['services', 'endpointslices'] as const).map((kind) => source.state(kind).lastError).find(Boolean)
     return error === undefined ? '' : `: ${error}`
   }
-  const events = new ApiEvents({ client, nodeName, log, clock: systemClock, signal })
-  return { config, source: Object.assign(source, { trouble }), events }
+  const ended = new AbortController()
+  const events = new ApiEvents({ client, nodeName, log, clock: systemClock, signal: ended.signal })
+  const close = (): void => {
+    ended.abort()
+    client.close()
+  }
+  return { config, source: Object.assign(source, { trouble }), events, close }
 }
 
 /** Kernel settings beside the data path: what --init-only does. Throws ProxyError PREFLIGHT. */
@@ -180,7 +190,7 @@ export async function runSession(shared: Shared, prepared: Prepared, signal: Abo
     ])
   } finally {
     inner.abort()
-    for (const server of [...servers, ...serviceHealth]) server.close()
+    for (const part of [...servers, ...serviceHealth, prepared]) part.close()
   }
 }
 
