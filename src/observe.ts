@@ -70,6 +70,7 @@ export function observe(options: ObserveOptions): ProxierObserver & { restoreFai
       metrics.noLocalEndpoints.set({ ...label, traffic_policy: 'internal' }, report.noLocal.internal)
       metrics.noLocalEndpoints.set({ ...label, traffic_policy: 'external' }, report.noLocal.external)
       metrics.refusals.set(label, report.refused.size)
+      for (const [layer, count] of report.written) metrics.written.inc({ ...label, layer }, count)
       if (!report.well) metrics.syncFailures.inc(label)
       tellFailure(report)
       // A refused entry is its owner's trouble; a failed layer is everybody's.

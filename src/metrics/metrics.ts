@@ -127,6 +127,12 @@ export function createMetrics() {
       labelNames: ['ip_family', 'layer', 'kind', 'state'] as const,
       registers,
     }),
+    written: new Counter({
+      name: 'kube_ipvs_entries_written_total',
+      help: 'Things written to the kernel: entries, rules, servers, destinations, addresses',
+      labelNames: ['ip_family', 'layer'] as const,
+      registers,
+    }),
     clashes: new Counter({
       name: 'kube_ipvs_address_clashes_total',
       help: 'Service addresses found to be addresses of the node, too',

@@ -83,7 +83,8 @@ export interface PassReport {
   readonly started: number
   readonly milliseconds: number
   readonly planned: number
-  readonly applied: number
+  /** Things written to the kernel, by layer; a layer that wrote none is left out. */
+  readonly written: ReadonlyMap<string, number>
   readonly refused: ReadonlyMap<Owner, Error>
   readonly failures: readonly { readonly layer: string; readonly error: Error }[]
   readonly well: boolean
@@ -215,11 +216,12 @@ export class Proxier {
     const triggerTimes = this.#triggerTimes
     this.#triggerTimes = []
     const skip = new Set(unread.keys())
+    const early: LayerOutcome[] = []
     const first = this.#passes++ === 0 ? this.#urgent(dirty) : undefined
     if (first !== undefined && this.#nodeAddressesRead) {
       await this.#plan(first)
       this.#wantRules()
-      await applyOnce(layers, skip, 'grow')
+      early.push(...(await applyOnce(layers, skip, 'grow')))
     }
     await this.#plan(dirty)
     this.#wantRules()
@@ -247,7 +249,7 @@ export class Proxier {
       started,
       milliseconds: clock.now() - started,
       planned: dirty.size,
-      applied: outcomes.reduce((sum, outcome) => sum + outcome.applied, 0),
+      written: writtenBy([...early, ...outcomes]),
       refused,
       failures,
       well,
@@ -256,7 +258,7 @@ export class Proxier {
       pendingSlices: this.#state.pendingSlices,
       noLocal: { internal: this.#noLocal.internal.size, external: this.#noLocal.external.size },
     }
-    this.#say(report, outcomes)
+    this.#say(report)
     this.#parts.observer.passed(report)
     log.v(4, 'Pass ended', { family, reason, milliseconds: report.milliseconds, planned: dirty.size })
     return well
@@ -392,7 +394,7 @@ export class Proxier {
     }
   }
 
-  #say(report: PassReport, outcomes: readonly LayerOutcome[]): void {
+  #say(report: PassReport): void {
     const { log, family } = this.#options
     for (const { layer, error } of report.failures) {
       log.error('Layer failed; the others go on, this one is tried again', {
@@ -408,16 +410,13 @@ export class Proxier {
         error: describeError(error),
       })
     }
-    if (report.applied > 0) {
-      const byLayer = new Map<string, number>()
-      for (const { layer, applied } of outcomes) byLayer.set(layer, (byLayer.get(layer) ?? 0) + applied)
-      log.v(2, 'Kernel state written', {
-        family,
-        servicePorts: report.planned,
-        milliseconds: report.milliseconds,
-        ...Object.fromEntries([...byLayer].filter(([, applied]) => applied > 0)),
-      })
-    }
+    if (report.written.size === 0) return
+    log.v(2, 'Kernel state written', {
+      family,
+      servicePorts: report.planned,
+      milliseconds: report.milliseconds,
+      ...Object.fromEntries(report.written),
+    })
   }
 
   /** Whether plans may come out otherwise now. */
@@ -460,4 +459,10 @@ export class Proxier {
       nodePortAddresses: ports,
     }
   }
+}
+
+function writtenBy(outcomes: readonly LayerOutcome[]): Map<string, number> {
+  const written = new Map<string, number>()
+  for (const { layer, applied } of outcomes) if (applied > 0) written.set(layer, (written.get(layer) ?? 0) + applied)
+  return written
 }

@@ -14,7 +14,7 @@ const report = (change: Partial<PassReport> = {}): PassReport => {
     started: 0,
     milliseconds: 5,
     planned: 1,
-    applied: 1,
+    written: new Map([['ipvs', 1]]),
     refused: new Map(),
     failures: [],
     well: true,

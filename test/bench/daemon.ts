@@ -1,0 +1,132 @@
+import { spawn, type ChildProcess } from 'node:child_process'
+import { once } from 'node:events'
+import { readFileSync } from 'node:fs'
+import http from 'node:http'
+import { join, resolve } from 'node:path'
+import { createInterface } from 'node:readline'
+
+export const root = resolve(import.meta.dirname, '../..')
+
+/** One request over a kept-alive connection; the body of the answer. */
+const agent = new http.Agent({ keepAlive: true })
+export function ask(url: string, body?: string): Promise<string> {
+  return new Promise((done, fail) => {
+    const request = http.request(url, { agent, method: body === undefined ? 'GET' : 'POST' }, (response) => {
+      let text = ''
+      response.setEncoding('utf8')
+      response.on('data', (chunk: string) => (text += chunk))
+      response.on('end', () => done(text))
+    })
+    request.on('error', fail)
+    request.end(body)
+  })
+}
+
+/** The fake API server in a process of its own. */
+export class ApiServer {
+  readonly #child: ChildProcess
+  readonly url: string
+
+  private constructor(child: ChildProcess, url: string) {
+    this.#child = child
+    this.url = url
+  }
+
+  static async start(objects: string): Promise<ApiServer> {
+    const script = join(root, 'test/fake-apiserver/main.ts')
+    const child = spawn(process.execPath, [script, '--port', '6443', '--objects', objects], {
+      stdio: ['ignore', 'pipe', 'inherit'],
+    })
+    const [line] = (await once(createInterface({ input: child.stdout }), 'line')) as [string]
+    return new ApiServer(child, line)
+  }
+
+  async tell(command: unknown): Promise<void> {
+    await ask(`${this.url}/__control`, JSON.stringify(command))
+  }
+
+  stop(): void {
+    this.#child.kill('SIGKILL')
+  }
+}
+
+export interface Memory {
+  /** Megabytes. */
+  readonly now: number
+  readonly peak: number
+}
+
+/** The built daemon. */
+export class Daemon {
+  readonly #child: ChildProcess
+  readonly started = performance.now()
+  readonly #lines: Record<string, unknown>[] = []
+  readonly #waiting = new Set<() => void>()
+
+  constructor(args: readonly string[]) {
+    const program = join(root, 'dist/kube-ipvs-proxy.mjs')
+    const flags = ['--max-semi-space-size=2', ...(process.env.BENCH_NODE_FLAGS?.split(' ') ?? [])]
+    this.#child = spawn(process.execPath, [...flags, program, ...args], {
+      stdio: ['ignore', 'ignore', 'pipe'],
+    })
+    createInterface({ input: this.#child.stderr! }).on('line', (line) => {
+      if (!line.startsWith('{')) process.stderr.write(`${line}\n`)
+      else this.#lines.push({ ...(JSON.parse(line) as object), at: performance.now() })
+      for (const wake of this.#waiting) wake()
+    })
+  }
+
+  /** The log line of the message (and fields) and when it came. */
+  async said(message: string, fields: Record<string, unknown> = {}): Promise<Record<string, unknown> & { at: number }> {
+    for (;;) {
+      const found = this.#lines.find(
+        (line) => line.msg === message && Object.entries(fields).every(([key, value]) => line[key] === value),
+      )
+      if (found !== undefined) return found as Record<string, unknown> & { at: number }
+      await new Promise<void>((wake) => {
+        const done = (): void => {
+          this.#waiting.delete(done)
+          wake()
+        }
+        this.#waiting.add(done)
+      })
+    }
+  }
+
+  count(message: string): number {
+    return this.#lines.filter((line) => line.msg === message).length
+  }
+
+  errors(): unknown[] {
+    return this.#lines.filter((line) => line.level === 'error')
+  }
+
+  /** CPU seconds of the process so far, its children that ended included. */
+  cpu(): number {
+    const fields = readFileSync(`/proc/${this.#child.pid}/stat`, 'utf8')
+      .replace(/^.*\) /, '')
+      .split(' ')
+    return fields.slice(11, 15).reduce((sum, ticks) => sum + Number(ticks), 0) / 100
+  }
+
+  memory(): Memory {
+    const status = readFileSync(`/proc/${this.#child.pid}/status`, 'utf8')
+    const megabytes = (name: string): number => Number(new RegExp(`^${name}:\\s+(\\d+)`, 'm').exec(status)![1]) / 1024
+    return { now: megabytes('VmRSS'), peak: megabytes('VmHWM') }
+  }
+
+  async metrics(): Promise<string> {
+    return ask('http://127.0.0.1:10249/metrics')
+  }
+
+  /** Value of a series without labels; 0 where it is not there. */
+  async metric(name: string): Promise<number> {
+    return Number(new RegExp(`^${name} (\\S+)`, 'm').exec(await this.metrics())?.[1] ?? 0)
+  }
+
+  async stop(signal: NodeJS.Signals = 'SIGTERM'): Promise<void> {
+    const exit = once(this.#child, 'exit')
+    this.#child.kill(signal)
+    await exit
+  }
+}

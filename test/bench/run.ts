@@ -1,0 +1,224 @@
+import { writeFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { tmpdir } from 'node:os'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { parseArgs } from 'node:util'
+import { KernelIpvs } from '../../src/ipvs/kernel-ipvs.ts'
+import { ApiServer, Daemon } from './daemon.ts'
+import { clusterIP, clusterOf, nodeOf, serviceOf, sliceOf, type Size } from './objects.ts'
+import { dumpState, run } from './tools.ts'
+
+/**
+ * One run of one scenario in the network namespace that it is started in; prints one line of JSON. Numbers are seconds,
+ * megabytes, or counts.
+ */
+const { values } = parseArgs({
+  options: {
+    scenario: { type: 'string', default: 'cold' },
+    services: { type: 'string', default: '1000' },
+    endpoints: { type: 'string', default: '10' },
+    changes: { type: 'string', default: '200' },
+    'sync-period': { type: 'string', default: '30s' },
+    tools: { type: 'boolean', default: false },
+  },
+})
+const size: Size = { services: Number(values.services), endpoints: Number(values.endpoints) }
+const changes = Number(values.changes)
+type Result = Record<string, number>
+
+function quantile(sorted: readonly number[], share: number): number {
+  return sorted[Math.min(sorted.length - 1, Math.floor(sorted.length * share))]!
+}
+
+const server = (index: number) => ({ family: 'IPv4', protocol: 'TCP', address: clusterIP(index), port: 80 }) as const
+
+class Bench {
+  readonly #objects = join(tmpdir(), `objects-${process.pid}.json`)
+  readonly ipvs = new KernelIpvs()
+  api!: ApiServer
+  daemon!: Daemon
+
+  async prepare(): Promise<void> {
+    run('ip', ['link', 'add', 'eth0', 'type', 'dummy'])
+    run('ip', ['address', 'add', '192.168.60.1/24', 'dev', 'eth0'])
+    run('ip', ['link', 'set', 'eth0', 'up'])
+    run('ip', ['link', 'set', 'lo', 'up'])
+    // JSON is YAML, but a parser of JSON is a hundred times faster.
+    writeFileSync(this.#objects, JSON.stringify({ kind: 'List', items: [...clusterOf(size)] }))
+    this.api = await ApiServer.start(this.#objects)
+  }
+
+  /** Starts the daemon; resolves when the first IPv4 pass has been acknowledged. */
+  async start(): Promise<Result> {
+    const daemon = new Daemon([
+      `--master=${this.api.url}`,
+      '--proxy-mode=ipvs',
+      '--hostname-override=node1',
+      '--cluster-cidr=10.128.0.0/10',
+      `--ipvs-sync-period=${values['sync-period']}`,
+    ])
+    this.daemon = daemon
+    const result: Result = {}
+    const first = { waiting: true }
+    const own = (async () => {
+      while (first.waiting && (await this.ipvs.listDestinations(server(0))).length === 0) await sleep(20)
+      return (performance.now() - daemon.started) / 1000
+    })()
+    const line = await daemon.said('In sync for the first time', { family: 'IPv4' })
+    first.waiting = false
+    result.synced = (line.at - daemon.started) / 1000
+    result.firstPass = Number(line.milliseconds) / 1000
+    result.kubernetesService = await own
+    result.cpu = daemon.cpu()
+    result.rssPeak = daemon.memory().peak
+    result.longestBlock = await daemon.metric('nodejs_eventloop_lag_max_seconds')
+    for (const error of daemon.errors()) throw new Error(JSON.stringify(error))
+    return result
+  }
+
+  /** Seconds from telling the API server to the kernel having it, one after the other. */
+  async latencies(
+    count: number,
+    change: (n: number) => { tell: unknown; done: () => Promise<boolean> },
+  ): Promise<Result> {
+    const took: number[] = []
+    for (let n = 0; n < count; n++) {
+      const { tell, done } = change(n)
+      const began = performance.now()
+      const told = this.api.tell(tell)
+      while (!(await done())) await new Promise((wake) => setImmediate(wake))
+      took.push((performance.now() - began) / 1000)
+      await told
+    }
+    took.sort((a, b) => a - b)
+    return { p50: quantile(took, 0.5), p99: quantile(took, 0.99), max: took.at(-1)! }
+  }
+
+  async steady(seconds = 5): Promise<number> {
+    await sleep(seconds * 1000)
+    return this.daemon.memory().now
+  }
+}
+
+const bench = new Bench()
+const random = (() => {
+  let state = 42
+  return (below: number): number => {
+    state = (Math.imul(state, 1103515245) + 12345) & 0x7fffffff
+    return state % below
+  }
+})()
+
+/** One endpoint leaves a Service and comes back, in turns. */
+function endpointChange(n: number) {
+  const index = random(size.services)
+  const endpoints = size.endpoints
+  return {
+    tell: { put: sliceOf(index, endpoints, 1) },
+    done: async () => (await bench.ipvs.listDestinations(server(index))).length === endpoints - 1,
+    back: { put: sliceOf(index, endpoints) },
+    index,
+    n,
+  }
+}
+
+const scenarios: Record<string, () => Promise<Result>> = {
+  cold: async () => {
+    const result = await bench.start()
+    return { ...result, rssSteady: await bench.steady() }
+  },
+  restart: async () => {
+    const cold = await bench.start()
+    await bench.daemon.stop()
+    const warm = await bench.start()
+    const metrics = await bench.daemon.metrics()
+    const written = [...metrics.matchAll(/^kube_ipvs_entries_written_total\{[^}]*ip_family="IPv4"[^}]*\} (\d+)/gm)]
+    return {
+      cold: cold.synced!,
+      coldPass: cold.firstPass!,
+      ...warm,
+      written: written.reduce((sum, [, count]) => sum + Number(count), 0),
+      share: warm.synced! / cold.synced!,
+    }
+  },
+  endpoint: async () => {
+    await bench.start()
+    await sleep(3000)
+    const result = await bench.latencies(changes, (n) => endpointChange(n))
+    return { ...result, cpu: bench.daemon.cpu(), rss: bench.daemon.memory().now }
+  },
+  service: async () => {
+    await bench.start()
+    await sleep(3000)
+    const result = await bench.latencies(changes, (n) => {
+      const index = size.services + n
+      return {
+        tell: { put: [serviceOf(index), sliceOf(index, size.endpoints)] },
+        done: async () => (await bench.ipvs.listDestinations(server(index))).length === size.endpoints,
+      }
+    })
+    const removed = await bench.latencies(changes, (n) => ({
+      tell: { delete: ['Service', `default/service-${size.services + n}`] },
+      done: async () => (await bench.ipvs.listDestinations(server(size.services + n))).length === 0,
+    }))
+    return { ...result, removedP50: removed.p50!, removedP99: removed.p99! }
+  },
+  node: async () => {
+    await bench.start()
+    await sleep(3000)
+    const before = bench.daemon.cpu()
+    await bench.api.tell({ put: nodeOf('b') })
+    await sleep(5000)
+    return {
+      cpu: bench.daemon.cpu() - before,
+      longestBlock: await bench.daemon.metric('nodejs_eventloop_lag_max_seconds'),
+    }
+  },
+  storm: async () => {
+    await bench.start()
+    await sleep(2000)
+    const minute = async (): Promise<Result> => {
+      const cpu = bench.daemon.cpu()
+      const began = performance.now()
+      let sent = 0
+      while (performance.now() - began < 60_000) {
+        const due = Math.floor(performance.now() - began)
+        const put: unknown[] = []
+        for (; sent < due; sent++) put.push(sliceOf(random(size.services), size.endpoints, sent % 2))
+        if (put.length > 0) await bench.api.tell({ put })
+        await sleep(20)
+      }
+      return { sent, cpu: bench.daemon.cpu() - cpu, rss: bench.daemon.memory().now }
+    }
+    const first = await minute()
+    const second = await minute()
+    return {
+      events: first.sent!,
+      cpu: first.cpu!,
+      rss: first.rss!,
+      rssSecond: second.rss!,
+      peak: bench.daemon.memory().peak,
+    }
+  },
+  idle: async () => {
+    await bench.start()
+    const period = Number.parseInt(values['sync-period'], 10) * 1000
+    await sleep(period)
+    const [cpu, began] = [bench.daemon.cpu(), performance.now()]
+    await sleep(10 * period)
+    const seconds = (performance.now() - began) / 1000
+    const used = bench.daemon.cpu() - cpu
+    return { cpuPerPeriod: used / 10, share: used / seconds, rss: bench.daemon.memory().now }
+  },
+}
+
+const scenario = scenarios[values.scenario]
+if (scenario === undefined)
+  throw new Error(`no scenario ${values.scenario}; there are ${Object.keys(scenarios).join(', ')}`)
+await bench.prepare()
+const result = await scenario()
+if (values.tools) writeFileSync(join(tmpdir(), 'tool-input.json'), JSON.stringify(dumpState()))
+await bench.daemon.stop()
+bench.api.stop()
+bench.ipvs.close()
+process.stdout.write(`${JSON.stringify(result)}\n`)
