@@ -25,7 +25,7 @@ export interface Dummy {
   deleteDevice(name: string): Promise<void>
   /** Adds /32 or /128 addresses; one that is there already is success. Answers which were refused, and why. */
   bind(linkIndex: number, addresses: readonly string[]): Promise<ReadonlyMap<string, KernelError>>
-  /** Removes addresses; one that is absent is success. */
+  /** Removes addresses, /32 or /128 unless written "10.0.0.1/24"; one that is absent is success. */
   unbind(linkIndex: number, addresses: readonly string[]): Promise<ReadonlyMap<string, KernelError>>
   close(): void
 }

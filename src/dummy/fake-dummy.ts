@@ -58,7 +58,7 @@ export class FakeDummy implements Dummy {
 
   async unbind(linkIndex: number, addresses: readonly string[]): Promise<ReadonlyMap<string, KernelError>> {
     return this.#each('unbind', addresses, (address) => {
-      this.#addresses = this.#addresses.filter((present) => !isHost(present, linkIndex, address))
+      this.#addresses = this.#addresses.filter((present) => !isThat(present, linkIndex, address))
       return undefined
     })
   }
@@ -100,7 +100,12 @@ export class FakeDummy implements Dummy {
   }
 
   #has(linkIndex: number, address: string): boolean {
-    return this.#addresses.some((present) => isHost(present, linkIndex, address))
+    return this.#addresses.some(
+      (present) =>
+        isThat(present, linkIndex, address) ||
+        // ipv6_add_addr looks for the address alone, IPv4 for the prefix, too.
+        (present.family === 'IPv6' && present.linkIndex === linkIndex && present.address === address),
+    )
   }
 
   #each(
@@ -129,10 +134,8 @@ export class FakeDummy implements Dummy {
   }
 }
 
-function isHost(present: InterfaceAddress, linkIndex: number, address: string): boolean {
-  return (
-    present.linkIndex === linkIndex &&
-    present.address === address &&
-    present.prefix === (present.family === 'IPv4' ? 32 : 128)
-  )
+/** `text`: /32 or /128 unless it says otherwise. */
+function isThat(present: InterfaceAddress, linkIndex: number, text: string): boolean {
+  const [address, prefix = present.family === 'IPv4' ? 32 : 128] = text.split('/')
+  return present.linkIndex === linkIndex && present.address === address && present.prefix === Number(prefix)
 }

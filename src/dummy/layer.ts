@@ -62,10 +62,12 @@ export class DummyLayer implements Layer {
     const replaced = hadDevice && former !== this.#index
     if (replaced && this.#options.speaksForDevice) report('device', deviceName, 'changed')
     const now = new Map<string, true>()
-    for (const { linkIndex, family, address } of await this.#options.dummy.addresses()) {
+    for (const { linkIndex, family, address, prefix } of await this.#options.dummy.addresses()) {
       if (linkIndex !== this.#index || family !== this.#options.family || isIPv6LinkLocal(address)) continue
-      const kept = !this.#addresses.isWanted(address) && !this.#ownBound.has(address) && this.#isExcluded(address)
-      if (!kept) now.set(address, true)
+      // With another prefix it is not the address that we bind, and the kernel removes it by that prefix only.
+      const key = prefix === (family === 'IPv4' ? 32 : 128) ? address : `${address}/${prefix}`
+      const kept = !this.#addresses.isWanted(key) && !this.#ownBound.has(key) && this.#isExcluded(address)
+      if (!kept) now.set(key, true)
     }
     if (hadDevice && !replaced) {
       for (const address of this.#addresses.actualKeys()) {
@@ -92,6 +94,7 @@ export class DummyLayer implements Layer {
       if (!isHeld(this.#options.ownersOf(address), held)) additions.push(address)
     }
     if (additions.length > 0) {
+      await this.#makeRoom(new Set(additions))
       const refused = await this.#options.dummy.bind(this.#index!, additions)
       for (const address of additions) {
         const error = refused.get(address)
@@ -120,6 +123,14 @@ export class DummyLayer implements Layer {
       } else refusals.add([`address ${address}`], error)
     }
     return { applied, refused: refusals.byOwner }
+  }
+
+  /** IPv6 has an address but once on a device: one of another prefix must go first. */
+  async #makeRoom(additions: ReadonlySet<string>): Promise<void> {
+    const others = [...this.#addresses.removals()].filter((key) => additions.has(key.replace(/\/\d+$/, '')))
+    if (others.length === 0) return
+    const refused = await this.#options.dummy.unbind(this.#index!, others)
+    for (const key of others) if (!refused.has(key)) this.#addresses.gone(key)
   }
 
   async #findDevice(): Promise<void> {

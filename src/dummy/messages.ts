@@ -63,17 +63,18 @@ export function listLinksMessage(): Message {
   return linkMessage(messageTypes.getLink, 0, { extendedMask: skipStatistics })
 }
 
-/** A /32 or /128 of global scope. */
-function addressMessage(type: number, extra: number, linkIndex: number, address: string): Message {
+/** An address of global scope, /32 or /128 unless it says otherwise. */
+function addressMessage(type: number, extra: number, linkIndex: number, text: string): Message {
   return {
     type,
     flags: extra,
     write: (writer) => {
+      const [address = '', prefix] = text.split('/')
       const host = addressBytes(address)
       const at = writer.reserve(addressHeaderLength)
       writer.buffer.fill(0, at, at + addressHeaderLength)
       writer.buffer[at] = host.length === 4 ? families.inet : families.inet6
-      writer.buffer[at + 1] = host.length * 8
+      writer.buffer[at + 1] = prefix === undefined ? host.length * 8 : Number(prefix)
       writer.buffer.writeUInt32LE(linkIndex, at + 4)
       addressAttributes.write(writer, host.length === 4 ? { address: host, local: host } : { address: host })
     },

@@ -3,8 +3,15 @@ import type { Dummy } from '../../src/dummy/dummy.ts'
 
 const name = 'dummy-test0'
 
-/** What every Dummy does. `make` gives one without the device `name`; `dump` prints a device's lines of `ip addr`. */
-export function dummyContract<D extends Dummy>(make: () => Promise<D>, dump: (dummy: D, name: string) => string): void {
+/**
+ * What every Dummy does. `make` gives one without the device `name`; `dump` prints a device's lines of `ip addr`; `add`
+ * is somebody else who adds "address/prefix" to a device.
+ */
+export function dummyContract<D extends Dummy>(
+  make: () => Promise<D>,
+  dump: (dummy: D, name: string) => string,
+  add: (dummy: D, name: string, address: string) => Promise<void>,
+): void {
   let dummy: D
   let index = 0
   beforeEach(async () => {
@@ -56,6 +63,17 @@ export function dummyContract<D extends Dummy>(make: () => Promise<D>, dump: (du
     )
     expect(await dummy.unbind(index, ['10.96.0.1', '10.96.0.99', 'fd00:10:96::1', 'fd00:10:96::2'])).toEqual(new Map())
     expect(await bound()).toEqual(['IPv4 10.96.0.10/32'])
+  })
+
+  it('unbinds an address of another prefix where that is said', async () => {
+    const foreign = ['10.99.0.1/24', 'fd00:99::1/64']
+    for (const address of foreign) await add(dummy, name, address)
+    expect(await dummy.unbind(index, ['10.99.0.1', 'fd00:99::1'])).toEqual(new Map())
+    expect(await bound()).toEqual(['IPv4 10.99.0.1/24', 'IPv6 fd00:99::1/64'])
+    expect(await dummy.bind(index, ['10.99.0.1', 'fd00:99::1'])).toEqual(new Map())
+    expect(await bound()).toEqual(['IPv4 10.99.0.1/24', 'IPv4 10.99.0.1/32', 'IPv6 fd00:99::1/64'])
+    expect(await dummy.unbind(index, foreign)).toEqual(new Map())
+    expect(await bound()).toEqual(['IPv4 10.99.0.1/32'])
   })
 
   it('answers which addresses were refused', async () => {

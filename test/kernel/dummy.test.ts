@@ -14,5 +14,6 @@ describe('KernelDummy', () => {
         .sort()
         .map((line) => `${line}\n`)
         .join(''),
+    async (_dummy, name, address) => void execFileSync('ip', ['addr', 'add', address, 'dev', name]),
   )
 })

@@ -7,6 +7,11 @@ describe('FakeDummy', () => {
   dummyContract(
     async () => new FakeDummy(),
     (fake, name) => fake.dump(name),
+    async (fake, name, text) => {
+      const link = (await fake.links()).find((one) => one.name === name)
+      const [address = '', prefix] = text.split('/')
+      fake.addAddress(link!.index, address, Number(prefix))
+    },
   )
 
   it('answers and throws what the fault says', async () => {

@@ -188,6 +188,25 @@ describe('a fault', () => {
     expect(rig.ipvs.dump().match(/-r \S+ -m -w 1/g)).toEqual(['-r 10.1.0.8:8080 -m -w 1', '-r 10.1.0.9:8080 -m -w 1'])
   })
 
+  test('service addresses that somebody bound with another prefix are bound as they should be', async () => {
+    await rig.stop()
+    rig = new Rig({ syncPeriod: 20 })
+    await synced()
+    const index = (await rig.dummy.links()).find(({ name }) => name === 'kube-ipvs0')!.index
+    rig.dummy.removeAddress(index, '10.96.0.10')
+    rig.dummy.addAddress(index, '10.96.0.10', 16)
+    rig.dummy.addAddress(index, '10.99.0.1', 24)
+    const from = rig.drifts.length
+    await rig.next()
+    expect(rig.dummy.dump('kube-ipvs0').match(/inet \S+/g)).toEqual(['inet 10.96.0.10/32'])
+    expect(rig.drifts.slice(from).map(({ object, state }) => `${object} ${state}`)).toEqual([
+      '10.96.0.10 on kube-ipvs0 missing',
+      '10.96.0.10/16 on kube-ipvs0 foreign',
+      '10.99.0.1/24 on kube-ipvs0 foreign',
+    ])
+    expect(await rig.next()).toMatchObject({ well: true, applied: 0 })
+  })
+
   test('what a layer wrote before it broke is not taken for somebody else’s', async () => {
     await synced()
     let writes = 0
