@@ -43,6 +43,8 @@ export function writeByTools(input: ToolInput): Record<string, number> {
     run(command, args, text)
     took[name] = (performance.now() - began) / 1000
   }
+  // IPVS takes no destination in a namespace without any address.
+  run('ip', ['link', 'set', 'lo', 'up'])
   run('ip', ['link', 'add', 'kube-ipvs0', 'type', 'dummy'])
   timed('ipset restore', 'ipset', ['restore'], input.ipset)
   timed('iptables-restore', 'iptables-restore', ['--noflush'], input.iptables)
