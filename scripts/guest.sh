@@ -92,7 +92,7 @@ rm -f "$out/.guest-status"
 mkfifo "$work/output"
 cat "$work/output" &
 reader=$!
-timeout -k 5 "$limit" qemu-system-x86_64 -M q35 -accel tcg,thread=multi -cpu max -smp 2 -m "$memory" \
+timeout -k 5 "$limit" qemu-system-x86_64 -M q35 -accel tcg,thread=multi -cpu max,pku=off -smp 2 -m "$memory" \
   -nographic -no-reboot -nic none -kernel "$kernel" -initrd "$work/initrd.gz" \
   -virtfs local,path=/,mount_tag=hostroot,security_model=none,readonly=on,multidevs=remap \
   -virtfs local,path="$out",mount_tag=out,security_model=none \

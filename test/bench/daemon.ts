@@ -63,9 +63,10 @@ export class Daemon {
   readonly #lines: Record<string, unknown>[] = []
   readonly #waiting = new Set<() => void>()
 
-  constructor(args: readonly string[]) {
+  /** `profile`: a folder for a CPU profile. */
+  constructor(args: readonly string[], profile?: string) {
     const program = join(root, 'dist/kube-ipvs-proxy.mjs')
-    const flags = ['--max-semi-space-size=2', ...(process.env.BENCH_NODE_FLAGS?.split(' ') ?? [])]
+    const flags = ['--max-semi-space-size=2', ...(profile ? ['--cpu-prof', `--cpu-prof-dir=${profile}`] : [])]
     this.#child = spawn(process.execPath, [...flags, program, ...args], {
       stdio: ['ignore', 'ignore', 'pipe'],
     })
@@ -95,6 +96,13 @@ export class Daemon {
 
   count(message: string): number {
     return this.#lines.filter((line) => line.msg === message).length
+  }
+
+  /** The log with the milliseconds since the start. */
+  timeline(): string {
+    return this.#lines
+      .map(({ at, msg, family }) => `${Math.round(Number(at) - this.started)} ${String(msg)} ${String(family ?? '')}\n`)
+      .join('')
   }
 
   errors(): unknown[] {

@@ -1,7 +1,7 @@
 import { writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { parseArgs } from 'node:util'
-import { run } from './tools.ts'
+import { run, runShown } from './tools.ts'
 
 /**
  * Runs scenarios, each run in a fresh network namespace, beside the C tools that write the same state; prints medians.
@@ -16,6 +16,7 @@ const { values } = parseArgs({
     changes: { type: 'string', default: '200' },
     'sync-period': { type: 'string', default: '30s' },
     json: { type: 'string' },
+    profile: { type: 'string' },
   },
 })
 
@@ -67,7 +68,7 @@ function inNamespace(script: string, args: readonly string[]): Numbers {
   const name = `bench-${process.pid}-${++counter}`
   run('ip', ['netns', 'add', name])
   try {
-    const output = run('ip', ['netns', 'exec', name, process.execPath, join(import.meta.dirname, script), ...args])
+    const output = runShown('ip', ['netns', 'exec', name, process.execPath, join(import.meta.dirname, script), ...args])
     return JSON.parse(output.trim().split('\n').at(-1)!) as Numbers
   } finally {
     run('ip', ['netns', 'delete', name])
@@ -96,6 +97,7 @@ for (const plan of plans()) {
   const theirs: Numbers[] = []
   for (let i = 0; i < Number(values.runs); i++) {
     const args = ['--scenario', scenario, '--services', String(services), '--endpoints', String(endpoints)]
+    if (values.profile !== undefined) args.push('--profile', values.profile)
     args.push('--changes', values.changes, '--sync-period', values['sync-period'])
     ours.push(inNamespace('run.ts', scenario === 'cold' ? [...args, '--tools'] : args))
     if (scenario === 'cold') theirs.push(inNamespace('tool-run.ts', []))

@@ -20,6 +20,7 @@ const { values } = parseArgs({
     changes: { type: 'string', default: '200' },
     'sync-period': { type: 'string', default: '30s' },
     tools: { type: 'boolean', default: false },
+    profile: { type: 'string' },
   },
 })
 const size: Size = { services: Number(values.services), endpoints: Number(values.endpoints) }
@@ -50,13 +51,17 @@ class Bench {
 
   /** Starts the daemon; resolves when the first IPv4 pass has been acknowledged. */
   async start(): Promise<Result> {
-    const daemon = new Daemon([
-      `--master=${this.api.url}`,
-      '--proxy-mode=ipvs',
-      '--hostname-override=node1',
-      '--cluster-cidr=10.128.0.0/10',
-      `--ipvs-sync-period=${values['sync-period']}`,
-    ])
+    const daemon = new Daemon(
+      [
+        `--master=${this.api.url}`,
+        '--proxy-mode=ipvs',
+        '--hostname-override=node1',
+        '--cluster-cidr=10.128.0.0/10',
+        `--ipvs-sync-period=${values['sync-period']}`,
+        ...(values.profile === undefined ? [] : ['-v=2']),
+      ],
+      values.profile,
+    )
     this.daemon = daemon
     const result: Result = {}
     const first = { waiting: true }
@@ -72,6 +77,7 @@ class Bench {
     result.cpu = daemon.cpu()
     result.rssPeak = daemon.memory().peak
     result.longestBlock = await daemon.metric('nodejs_eventloop_lag_max_seconds')
+    if (values.profile !== undefined) process.stderr.write(daemon.timeline())
     for (const error of daemon.errors()) throw new Error(JSON.stringify(error))
     return result
   }

@@ -10,6 +10,11 @@ export function run(command: string, args: readonly string[], input?: string): s
   })
 }
 
+/** The same, with its standard error shown. */
+export function runShown(command: string, args: readonly string[]): string {
+  return execFileSync(command, args, { encoding: 'utf8', maxBuffer: 1 << 30, stdio: ['ignore', 'pipe', 'inherit'] })
+}
+
 /** A kernel state as input for the tools that kube-proxy and administrators use. */
 export interface ToolInput {
   readonly ipvsadm: string
