@@ -112,6 +112,7 @@ export class Proxier {
   #addressesStale = true
   #passes = 0
   #triggerTimes: number[] = []
+  readonly #began: number
   #node: NodeRecord | undefined
   #nodeAddresses: readonly string[] = []
   #nodeAddressesRead = false
@@ -122,6 +123,7 @@ export class Proxier {
 
   constructor(options: ProxierOptions, parts: ProxierParts) {
     this.#options = options
+    this.#began = options.clock.now()
     this.#parts = parts
     this.#facts = this.#makeFacts()
     this.#detector = options.localDetector([])
@@ -144,7 +146,8 @@ export class Proxier {
     // A slice of the name may have been deleted and made anew for the other family between two looks of the source.
     const own = slice?.family === this.#options.family ? slice : undefined
     if (!this.#state.setSlice(key, own)) return
-    if (own !== undefined && own.triggerTime > 0) this.#triggerTimes.push(own.triggerTime)
+    // What was changed before we were here was not ours to bring in.
+    if (own !== undefined && own.triggerTime >= this.#began) this.#triggerTimes.push(own.triggerTime)
     this.#request()
   }
 

@@ -4,6 +4,7 @@ import { FakeIpset } from '../../../src/ipset/fake-ipset.ts'
 import { FakeIptables } from '../../../src/iptables/fake-iptables.ts'
 import { FakeIpvs } from '../../../src/ipvs/fake-ipvs.ts'
 import { silentLog, type Log } from '../../../src/lib/log.ts'
+import type { Family } from '../../../src/model/address.ts'
 import type { PassReport, Proxier, ProxierObserver } from '../../../src/proxier/proxier.ts'
 import type { Drift } from '../../../src/reconcile/layer.ts'
 
@@ -41,13 +42,22 @@ export class Rig {
   #running: Promise<void> | undefined
   #wake: (() => void) | undefined
 
-  /** `before`: the stack whose kernel this one finds. */
-  constructor(change: Partial<FamilySettings> = {}, before?: Rig) {
+  /**
+   * `before`: the stack whose kernel this one finds; otherwise a device eth0 has the addresses, of a /24 or /64.
+   */
+  constructor(
+    change: Partial<FamilySettings> = {},
+    before?: Rig,
+    { family = 'IPv4', addresses = ['192.168.0.1'] }: { family?: Family; addresses?: readonly string[] } = {},
+  ) {
     this.ipvs = before?.ipvs ?? new FakeIpvs()
     this.ipset = before?.ipset ?? new FakeIpset()
     this.dummy = before?.dummy ?? new FakeDummy()
     this.iptables = before?.iptables ?? Object.assign(new FakeIptables(), { randomFully: true })
-    if (before === undefined) this.dummy.addAddress(this.dummy.addLink('eth0', ''), '192.168.0.1', 24)
+    if (before === undefined) {
+      const eth0 = this.dummy.addLink('eth0', '')
+      for (const address of addresses) this.dummy.addAddress(eth0, address, address.includes(':') ? 64 : 24)
+    }
     const observer: ProxierObserver & { restoreFailed(): void } = {
       queued: () => {},
       drift: (_family, drift) => void this.drifts.push(drift),
@@ -76,7 +86,7 @@ export class Rig {
       ...silentLog,
       warn: (message, fields) => void this.warnings.push(JSON.stringify({ message, ...fields })),
     }
-    this.proxier = buildFamily('IPv4', { ...settings, ...change }, this, this.iptables, log, observer, effects)
+    this.proxier = buildFamily(family, { ...settings, ...change }, this, this.iptables, log, observer, effects)
   }
 
   start(): void {
