@@ -14,7 +14,7 @@ if [ ! -e node_modules/.package-lock.json ] || [ package-lock.json -nt node_modu
 fi
 
 tools=(ipvsadm:ipvsadm ipset:ipset iptables:iptables ip:iproute2 curl:curl modprobe:kmod sysctl:procps)
-[ "${1:-}" = --no-guest ] || tools+=(qemu-system-x86_64:qemu-system-x86 busybox:busybox-static cpio:cpio gzip:gzip)
+[ "${1:-}" = --no-guest ] || tools+=(qemu-system-x86_64:qemu-system-x86 busybox:busybox-static cpio:cpio gzip:gzip socat:socat)
 missing=()
 for tool in "${tools[@]}"; do
   PATH=$PATH:/usr/sbin:/sbin command -v "${tool%%:*}" > /dev/null || missing+=("${tool##*:}")

@@ -1,7 +1,7 @@
 // Serves and asks in one namespace, on orders that come as lines of JSON; each answer is a line with the order's id.
 //   { id, op: 'serve', protocol, port, addresses? }         answers clients with "NAME CLIENT PORT", one line
 //   { id, op: 'ask', protocol, address, port, source?, timeout, reset? }
-// What an ask found: the server's line, "refused", "timeout", or the name of the error. Ends with its standard input.
+// What an ask found: the server's line, "refused", "no route", "timeout", or the name of the error. Ends with its standard input.
 import { execFile, spawn } from 'node:child_process'
 import { createSocket } from 'node:dgram'
 import { connect, createServer } from 'node:net'
@@ -105,7 +105,7 @@ function sctpAnswer(text) {
 }
 
 function meaning({ code, message }) {
-  return code === 'ECONNREFUSED' ? 'refused' : (code ?? message)
+  return { ECONNREFUSED: 'refused', ENETUNREACH: 'no route' }[code] ?? code ?? message
 }
 
 createInterface({ input: process.stdin })

@@ -141,9 +141,12 @@ export class Network {
       await network.write('nodes.json', ...nodes.map(nodeObject))
       await network.write('objects.json', ...objects)
       const served = network.#serve()
+      const cidrs = '--cluster-cidr=10.244.0.0/16,fd44::/16'
+      // Longer than any test: the two daemons share a kernel, and what they read back is not whole (neighbours.test.ts).
+      const period = '--ipvs-sync-period=1h'
       for (const name of nodes) {
-        const cidrs = `--cluster-cidr=10.244.0.0/16,fd44::/16`
-        const args = [`--manifests=${network.#folder.path}`, '--proxy-mode=ipvs', `--hostname-override=${name}`, cidrs]
+        const manifests = `--manifests=${network.#folder.path}`
+        const args = [manifests, '--proxy-mode=ipvs', `--hostname-override=${name}`, cidrs, period]
         network.daemons.set(name, new Daemon(network.namespace(name), [...args, ...flags]))
       }
       await Promise.all([served, ...[...network.daemons.values()].map((daemon) => daemon.synced())])
@@ -170,11 +173,11 @@ export class Network {
   /** "POD CLIENT PORT" as the server says it; or "refused", "timeout", or another error by name. */
   ask(from: Actor, { transport, timeout = 10_000, ...rest }: Question): Promise<string> {
     const protocol = transport.toLowerCase()
-    // The client has two addresses of a family; an SCTP socket that is not bound to one tells its peer all it has.
-    const own = from === 'client' || (transport === 'SCTP' && pods.some((pod) => pod === from))
-    const family = familyOf(rest.address)
-    const bound = own ? { source: addressOf(from, family) } : {}
-    return this.#agents.get(from)!.order({ op: 'ask', protocol, timeout, ...bound, ...rest })
+    // The client has two addresses of a family. An SCTP socket not bound to one tells its peer all that its namespace
+    // has: no NAT corrects them, and with those of kube-ipvs0 they soon fill more than a packet.
+    const bound = from === 'client' || transport === 'SCTP'
+    const source = bound ? { source: addressOf(from, familyOf(rest.address)) } : {}
+    return this.#agents.get(from)!.order({ op: 'ask', protocol, timeout, ...source, ...rest })
   }
 
   /** Several at once; sorted, for which comes first is chance. */
@@ -182,15 +185,19 @@ export class Network {
     return (await Promise.all(Array.from({ length: count }, () => this.ask(from, question)))).sort()
   }
 
-  /** Asks until the answers are as wanted: for changes, which take their time. */
+  /** Asks until the answers are as wanted: for changes, which take their time and cut what is under way. */
   async becomes(from: Actor, question: Question, wanted: readonly string[]): Promise<void> {
     let last: string[] = []
     const text = [...wanted].sort().join()
     const what = () => `${from} asking ${JSON.stringify(question)} to get ${text}; it got ${last.join()}`
     try {
-      await eventually('it', async () => (last = await this.askMany(from, wanted.length, question)).join() === text)
+      await eventually(
+        'it',
+        async () => (last = await this.askMany(from, wanted.length, { timeout: 2000, ...question })).join() === text,
+      )
     } catch {
-      throw new Error(`timed out waiting for ${what()}`)
+      const logs = [...this.daemons].map(([name, { lines }]) => `${name}: ${JSON.stringify(lines.slice(-3))}`)
+      throw new Error(`timed out waiting for ${what()}\n${logs.join('\n')}`)
     }
   }
 

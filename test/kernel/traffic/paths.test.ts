@@ -79,6 +79,26 @@ function rows(shape: ServiceShape, list: readonly Row[]): void {
 const here = ['a1', 'a2'] as const
 const there = ['b1', 'b2'] as const
 
+describe('without a Service, nothing is changed on the way', () => {
+  const direct = [
+    { from: 'a1', to: 'a2' },
+    { from: 'a1', to: 'b1' },
+    { from: 'node-a', to: 'a1' },
+    { from: 'node-a', to: 'b1' },
+    { from: 'client', to: 'b1' },
+  ] as const
+  test.each(direct.flatMap((row) => paths(everything).map((path) => ({ ...row, ...path }))))(
+    '$from asks $to, $transport over $family',
+    async ({ from, to, transport, family }) => {
+      // A node asks its own pods by the address of the bridge; an SCTP question is bound to its first address.
+      const byBridge = from === 'node-a' && to === 'a1' && transport !== 'SCTP'
+      const seen = byBridge ? bridgeOf('node-a', family) : addressOf(from, family)
+      const question = { transport, address: addressOf(to, family), port: 8080 }
+      expect(await network.ask(from, question)).toBe(`${to} ${seen} 8080`)
+    },
+  )
+})
+
 describe('a Service with pods on both nodes', () => {
   rows(everywhere, [
     ['a pod asks the cluster IP', 'a1', 'clusterIP', pods, 'kept', everything],
@@ -190,6 +210,8 @@ describe('topology hints', () => {
 })
 
 describe('a Service without endpoints is refused', () => {
+  // TCP over IPv6 hears it a second late: over a veth pair the kernel's answer comes while connect(2) still holds the
+  // socket, and counts as LockDroppedIcmps; that to the next SYN is heard. Without any proxy it is the same.
   rows(nobody, [
     ['a pod asks the cluster IP', 'a1', 'clusterIP', 'refused', '-'],
     ['a pod asks the node port', 'a1', 'node-a', 'refused', '-'],
@@ -229,20 +251,23 @@ describe('loadBalancerSourceRanges', () => {
     ['the external IP is not restricted', 'client', 'externalIP', pods, 'node-a'],
   ])
 
-  const sources = [
-    { name: 'another address of the same client', from: 'client', source: otherClient },
-    {
-      name: 'a node that names its own address as source',
-      from: 'node-a',
-      source: { IPv4: addressOf('node-a', 'IPv4'), IPv6: addressOf('node-a', 'IPv6') },
-    },
-  ] as const
-  test.concurrent.each(sources.flatMap((row) => paths().map((path) => ({ ...row, ...path }))))(
-    '$name gets nothing, $transport over $family',
-    async ({ from, source, transport, family }) => {
+  test.concurrent.each(paths())(
+    'another address of the same client gets nothing, $transport over $family',
+    async ({ transport, family }) => {
       const place = placeOf(forClient, 'loadBalancer', family)
-      const question = { ...place, transport, source: source[family], timeout: silence }
-      expect(await network.ask(from, question)).toBe('timeout')
+      const question = { ...place, transport, source: otherClient[family], timeout: silence }
+      expect(await network.ask('client', question)).toBe('timeout')
+    },
+  )
+
+  // KUBE-IPVS-OUT-FILTER knows the node's packets by the VIP as their source, as in kube-proxy. A program that binds to
+  // an address of the node first is not caught, nor by INPUT: IPVS takes its packets at LOCAL_OUT.
+  test.fails.each(paths())(
+    'a node of no range that names its own address as source gets nothing, $transport over $family',
+    async ({ transport, family }) => {
+      const place = placeOf(forClient, 'loadBalancer', family)
+      const question = { ...place, transport, source: addressOf('node-a', family), timeout: silence }
+      expect(await network.ask('node-a', question)).toBe('timeout')
     },
   )
 })

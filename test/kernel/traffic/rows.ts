@@ -22,7 +22,7 @@ export type Target = ServiceAddress | NodeName
 export type Seen = 'kept' | 'service address' | NodeName
 
 /** Pods that answer, each as often as the others; or what everybody gets instead of an answer. */
-export type Answer = readonly Pod[] | 'refused' | 'timeout'
+export type Answer = readonly Pod[] | 'refused' | 'no route' | 'timeout'
 
 /** `seen` is "-" where no pod answers; TCP and UDP where no transports are named. */
 export type Row = readonly [
@@ -64,8 +64,12 @@ function clientSeen(service: ServiceShape, { from, to, seen, family }: Case, pod
   return nodeOf(pod) === seen ? bridgeOf(seen, family) : addressOf(seen, family)
 }
 
+function answersOf(service: ServiceShape, one: Case, answer: readonly Pod[]): string[] {
+  return answer.map((pod) => `${pod} ${clientSeen(service, one, pod)} 8080`)
+}
+
 /** Milliseconds without an answer that mean there will be none: nothing is lost between namespaces. */
-export const silence = 2000
+export const silence = 1500
 
 /** Two rounds of the scheduler: every pod answers twice, or every attempt fails alike. */
 async function check(network: Network, service: ServiceShape, one: Case): Promise<void> {
@@ -76,7 +80,7 @@ async function check(network: Network, service: ServiceShape, one: Case): Promis
     expect(await network.askMany(from, 2, limited)).toEqual([answer, answer])
     return
   }
-  const wanted = answer.map((pod) => `${pod} ${clientSeen(service, one, pod)} 8080`)
+  const wanted = answersOf(service, one, answer)
   // Each SCTP question is a process, so one round has to do.
   const all = transport === 'SCTP' ? wanted : [...wanted, ...wanted]
   expect(await network.askMany(from, all.length, question)).toEqual(all.sort())
@@ -97,4 +101,19 @@ export function testRows(network: () => Network, service: ServiceShape, rows: re
   if (waits.length > 0) {
     test.concurrent.each(waits)('$name, $transport over $family', (one) => check(network(), service, one))
   }
+}
+
+/** Until a Service answers as the row says, over both families: TCP where the row does not say. */
+export async function settles(
+  network: Network,
+  service: ServiceShape,
+  [name, from, to, answer, seen, transports = ['TCP']]: Row,
+): Promise<void> {
+  await Promise.all(
+    paths(transports).map(({ transport, family }) => {
+      const one = { name, from, to, answer, seen, transport, family }
+      const wanted = typeof answer === 'string' ? [answer] : answersOf(service, one, answer)
+      return network.becomes(from, { transport, ...placeOf(service, to, family) }, wanted)
+    }),
+  )
 }

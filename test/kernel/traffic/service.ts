@@ -29,6 +29,8 @@ export interface ServiceShape {
   readonly transports?: readonly Transport[]
   /** Instead of `transports`. */
   readonly ports?: readonly PortShape[]
+  /** Whether the status of one of type LoadBalancer has its VIPs; true where absent. */
+  readonly hasVIP?: boolean
   readonly spec?: Readonly<Record<string, unknown>>
   readonly metadata?: Readonly<Record<string, unknown>>
 }
@@ -62,12 +64,17 @@ const conditions: Readonly<Record<State, unknown>> = {
  * IP, node port, load balancer VIP and external IP.
  */
 export function serviceObjects(shape: ServiceShape): unknown[] {
-  const { name, number, type = 'LoadBalancer', spec, metadata } = shape
+  return [serviceObject(shape), ...sliceObjects(shape)]
+}
+
+/** The Service alone. */
+export function serviceObject(shape: ServiceShape): unknown {
+  const { name, number, type = 'LoadBalancer', hasVIP = true, spec, metadata } = shape
   const own = (kind: 'clusterIP' | 'loadBalancer' | 'externalIP') =>
     families.map((family) => serviceAddress(kind, number, family))
   const ports = portsOf(shape)
   const outside = type === 'NodePort' || type === 'LoadBalancer'
-  const service = {
+  return {
     apiVersion: 'v1',
     kind: 'Service',
     metadata: { name, namespace: 'default', ...metadata },
@@ -84,24 +91,29 @@ export function serviceObjects(shape: ServiceShape): unknown[] {
             ...(type === 'LoadBalancer' ? { externalIPs: own('externalIP') } : {}),
             ...spec,
           },
-    ...(type === 'LoadBalancer'
+    ...(type === 'LoadBalancer' && hasVIP
       ? { status: { loadBalancer: { ingress: own('loadBalancer').map((ip) => ({ ip })) } } }
       : {}),
   }
-  return [service, ...families.map((family) => sliceOf(shape, ports, family))]
 }
 
-function sliceOf({ name, endpoints }: ServiceShape, ports: readonly PortShape[], family: Family): unknown {
+/** The EndpointSlices of a Service, one of each family. `part`: goes into their names, where there are several. */
+export function sliceObjects(shape: ServiceShape, part = 'slice'): unknown[] {
+  return families.map((family) => sliceOf(shape, part, family))
+}
+
+function sliceOf(shape: ServiceShape, part: string, family: Family): unknown {
+  const { name, endpoints } = shape
   return {
     apiVersion: 'discovery.k8s.io/v1',
     kind: 'EndpointSlice',
     metadata: {
-      name: `${name}-${family.toLowerCase()}`,
+      name: `${name}-${part}-${family.toLowerCase()}`,
       namespace: 'default',
       labels: { 'kubernetes.io/service-name': name },
     },
     addressType: family,
-    ports: ports.map((port) => ({ name: port.name, port: port.targetPort, protocol: port.protocol })),
+    ports: portsOf(shape).map((port) => ({ name: port.name, port: port.targetPort, protocol: port.protocol })),
     endpoints: endpoints.map((endpoint) => {
       const { at, state = 'ready', hints } = typeof endpoint === 'string' ? { at: endpoint } : endpoint
       return {
