@@ -64,6 +64,12 @@ const forCluster = service('for-cluster', {
   spec: { loadBalancerSourceRanges: [...nodeA, '10.244.1.0/24', 'fd44:1::/64'] },
 })
 
+const forClientHost = service('for-client-host', {
+  endpoints: [{ at: 'node-a' }],
+  ports: [{ name: 'tcp', protocol: 'TCP', port: 80, targetPort: 6443 }],
+  spec: { loadBalancerSourceRanges: clients },
+})
+
 let network: Network
 
 beforeAll(async () => {
@@ -257,6 +263,16 @@ describe('loadBalancerSourceRanges', () => {
       const place = placeOf(forClient, 'loadBalancer', family)
       const question = { ...place, transport, source: otherClient[family], timeout: silence }
       expect(await network.ask('client', question)).toBe('timeout')
+    },
+  )
+
+  // The answer of a server on the node itself passes the chain that stops the node's own questions.
+  test.each(families)(
+    'a client of a range is answered by a server on the host network, TCP over %s',
+    async (family) => {
+      const question = { transport: 'TCP', ...placeOf(forClientHost, 'loadBalancer', family) } as const
+      expect(await network.ask('client', question)).toBe(`node-a ${addressOf('client', family)} 6443`)
+      expect(await network.ask('node-a', { ...question, timeout: silence })).toBe('timeout')
     },
   )
 
