@@ -88,12 +88,13 @@ export class KernelIpvs implements Ipvs {
 
   async listAll(): Promise<readonly ObservedServer[]> {
     const servers = await this.listServers()
-    if (servers.length >= manyServers) {
-      const byServer = parseProcIpVs(await this.#readProc())
-      return servers.map((server) => ({ server, destinations: byServer.get(serverKey(server)) ?? [] }))
-    }
+    // With virtual servers in other network namespaces the file leaves some of ours out, each with its destinations
+    // (Linux 6.1: after a page it goes on at a place counted over all namespaces). Those are asked for one by one.
+    const byServer = servers.length >= manyServers ? parseProcIpVs(await this.#readProc()) : undefined
     const all: ObservedServer[] = []
-    for (const server of servers) all.push({ server, destinations: await this.listDestinations(server) })
+    for (const server of servers) {
+      all.push({ server, destinations: byServer?.get(serverKey(server)) ?? (await this.listDestinations(server)) })
+    }
     return all
   }
 
