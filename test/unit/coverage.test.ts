@@ -16,8 +16,8 @@ test.each(rows)('%s', (_case, file, title) => {
     expect(title).toMatch(/^(does not apply|wanted difference): .{10,}/)
     return
   }
-  expect(existsSync(join(root, file!))).toBe(true)
+  expect(existsSync(join(root, file))).toBe(true)
   // Titles may hold quotes that the source escapes, and end where a sentence of the source goes on.
-  const source = readFileSync(join(root, file!), 'utf8').replaceAll("\\'", "'")
-  expect(source.includes(title!), `${file} has no "${title}"`).toBe(true)
+  const source = readFileSync(join(root, file), 'utf8').replaceAll("\\'", "'")
+  expect(source.includes(title), `${file} has no "${title}"`).toBe(true)
 })

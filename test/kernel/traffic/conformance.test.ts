@@ -1,5 +1,5 @@
 // What Kubernetes' conformance tests of Services ask of a proxy, each test named as there, and what of them has to do
-// with affinity. Their Services are made and changed here by writing manifests. docs/coverage-conformance.md says which
+// with affinity. Their Services are made and changed here by writing manifests. docs/coverage.md says which
 // tests ask the API server alone.
 import { setTimeout as sleep } from 'node:timers/promises'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
