@@ -34,11 +34,15 @@ const manyServers = 64
 /** Changes turned into messages at a time, so that 100,000 of them are never there at once. */
 const changesPerBatch = 4096
 
-/** The kernel's IPVS by generic netlink. */
+/**
+ * The kernel's IPVS by generic netlink. Calls wait for each other: the kernel continues a list of servers by counting
+ * how many it has given, so that it skips some where others are removed between two parts of it.
+ */
 export class KernelIpvs implements Ipvs {
   readonly #connection: Connection
   readonly #readProc: () => Promise<string>
   #familyId: Promise<number> | undefined
+  #turn: Promise<unknown> = Promise.resolve()
 
   /** `connect` gives a connection of NETLINK_GENERIC; `readProc` the text of /proc/net/ip_vs. */
   constructor(
@@ -61,7 +65,23 @@ export class KernelIpvs implements Ipvs {
     return ipvs
   }
 
-  async apply(changes: readonly IpvsChange[]): Promise<readonly (KernelError | undefined)[]> {
+  apply(changes: readonly IpvsChange[]): Promise<readonly (KernelError | undefined)[]> {
+    return this.#inTurn(() => this.#apply(changes))
+  }
+
+  listServers(): Promise<readonly VirtualServer[]> {
+    return this.#inTurn(() => this.#listServers())
+  }
+
+  listDestinations(server: ServerId): Promise<readonly ObservedDestination[]> {
+    return this.#inTurn(() => this.#listDestinations(server))
+  }
+
+  listAll(): Promise<readonly ObservedServer[]> {
+    return this.#inTurn(() => this.#listAll())
+  }
+
+  async #apply(changes: readonly IpvsChange[]): Promise<readonly (KernelError | undefined)[]> {
     const family = await this.#family()
     const answers: (KernelError | undefined)[] = []
     for (let from = 0; from < changes.length; from += changesPerBatch) {
@@ -75,25 +95,25 @@ export class KernelIpvs implements Ipvs {
     return answers
   }
 
-  async listServers(): Promise<readonly VirtualServer[]> {
+  async #listServers(): Promise<readonly VirtualServer[]> {
     const payloads = await this.#dump(listServersMessage(await this.#family()), 'virtual servers')
     return payloads.flatMap((payload) => decodeServer(payload) ?? [])
   }
 
-  async listDestinations(server: ServerId): Promise<readonly ObservedDestination[]> {
+  async #listDestinations(server: ServerId): Promise<readonly ObservedDestination[]> {
     const message = listDestinationsMessage(await this.#family(), server)
     const payloads = await this.#dump(message, `destinations of virtual server ${serverKey(server)}`)
     return payloads.flatMap((payload) => decodeDestination(payload, server.family) ?? [])
   }
 
-  async listAll(): Promise<readonly ObservedServer[]> {
-    const servers = await this.listServers()
+  async #listAll(): Promise<readonly ObservedServer[]> {
+    const servers = await this.#listServers()
     // With virtual servers in other network namespaces the file leaves some of ours out, each with its destinations
     // (Linux 6.1: after a page it goes on at a place counted over all namespaces). Those are asked for one by one.
     const byServer = servers.length >= manyServers ? parseProcIpVs(await this.#readProc()) : undefined
     const all: ObservedServer[] = []
     for (const server of servers) {
-      all.push({ server, destinations: byServer?.get(serverKey(server)) ?? (await this.listDestinations(server)) })
+      all.push({ server, destinations: byServer?.get(serverKey(server)) ?? (await this.#listDestinations(server)) })
     }
     return all
   }
@@ -111,6 +131,12 @@ export class KernelIpvs implements Ipvs {
 
   close(): void {
     this.#connection.close()
+  }
+
+  #inTurn<T>(act: () => Promise<T>): Promise<T> {
+    const result = this.#turn.then(act)
+    this.#turn = result.catch(() => {})
+    return result
   }
 
   async #family(): Promise<number> {

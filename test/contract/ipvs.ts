@@ -191,6 +191,29 @@ export function ipvsContract<I extends Ipvs>(make: () => Promise<I>, dump: (ipvs
     expect(text.sort()).toEqual(wanted.sort())
   })
 
+  it('lists all that stand while others come and go', async () => {
+    const ports = Array.from({ length: 100 }, (_, index) => index + 1)
+    const standing = ports.map((port): ServerId => ({ ...v4, port }))
+    const passing = ports.map((port): ServerId => ({ ...v6, port }))
+    const make = (id: ServerId): IpvsChange => ({ kind: 'newServer', server: server(id) })
+    await apply(...standing.flatMap((id) => [make(id), to(id, '10.1.0.1', 80), to(id, '10.1.0.2', 80)]))
+    await apply(...passing.map(make))
+    let listing = true
+    const change = async (): Promise<void> => {
+      while (listing) {
+        for (const id of passing) await apply({ kind: 'deleteServer', server: id })
+        for (const id of passing) await apply(make(id))
+      }
+    }
+    const changing = change()
+    for (let round = 0; round < 10; round++) {
+      const whole = (await ipvs.listAll()).filter((one) => one.destinations.length === 2)
+      expect(new Set(whole.map((one) => one.server.port))).toEqual(new Set(ports))
+    }
+    listing = false
+    await changing
+  })
+
   it('sets timeouts and keeps those that are 0', async () => {
     await ipvs.setTimeouts({ tcp: 901, tcpFin: 121, udp: 301 })
     await ipvs.setTimeouts({ tcp: 0, tcpFin: 0, udp: 77 })

@@ -154,6 +154,27 @@ describe('KernelIpvs', () => {
     ipvs.close()
   })
 
+  it('does not write while it lists', async () => {
+    const fake = fakeKernel(([one], purpose) =>
+      one!.type === 0x10
+        ? [message(0x10, one!.sequence, family), result(2, one!.sequence, 0)]
+        : purpose === 'requests'
+          ? refusing(() => 0)([one!])
+          : one!.payload[0] === 4
+            ? [
+                ...kernel.servers.map((text) => message(0x20, one!.sequence, bytes(text), 2)),
+                result(3, one!.sequence, 0),
+              ]
+            : [result(3, one!.sequence, 0)],
+    )
+    const ipvs = new KernelIpvs(() => new Connection(fake.open))
+    const [all] = await Promise.all([ipvs.listAll(), ipvs.apply(changes.slice(0, 1)), ipvs.listServers()])
+    expect(all.length).toBe(2)
+    const commands = fake.sends.slice(1).map(({ messages: [one] }) => one!.payload[0])
+    // IPVS_CMD_GET_SERVICE, GET_DEST for each, then NEW_SERVICE.
+    expect(commands).toEqual([4, 8, 8, 1, 4])
+  })
+
   it('asks again for a family that was not there', async () => {
     let there = false
     const fake = fakeKernel(([one]) =>
