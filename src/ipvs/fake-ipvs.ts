@@ -173,9 +173,11 @@ function persistence(server: VirtualServer): string {
   return (server.flags & serverFlags.persistent) === 0 ? '' : ` -p ${server.timeout}`
 }
 
-/** IP_VS_SVC_F_SCHED1…3: ipvsadm knows names for those of sh. */
+/** IP_VS_SVC_F_SCHED1…3: ipvsadm knows names for those of sh and mh. */
 function schedulerFlags(server: VirtualServer): string {
-  const names = server.scheduler === 'sh' ? ['sh-fallback', 'sh-port', 'flag-3'] : ['flag-1', 'flag-2', 'flag-3']
+  const { scheduler } = server
+  const known = scheduler === 'sh' || scheduler === 'mh'
+  const names = known ? [`${scheduler}-fallback`, `${scheduler}-port`, 'flag-3'] : ['flag-1', 'flag-2', 'flag-3']
   const set = names.filter((_name, bit) => (server.flags & (0x8 << bit)) !== 0)
   return set.length === 0 ? '' : ` -b ${set.join(',')}`
 }

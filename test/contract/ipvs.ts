@@ -47,6 +47,7 @@ export function ipvsContract<I extends Ipvs>(make: () => Promise<I>, dump: (ipvs
         server(v6, 'sh', 0x18),
         server(sctp, 'wrr'),
         server({ ...v6, port: 54 }, 'lc', serverFlags.persistent, 300),
+        server({ ...v6, port: 55 }, 'mh', serverFlags.schedulerFlag2),
       ]
       const changes = wanted.map((one): IpvsChange => ({ kind: 'newServer', server: one }))
       expect(await apply(...changes)).toEqual(wanted.map(() => undefined))
@@ -56,6 +57,7 @@ export function ipvsContract<I extends Ipvs>(make: () => Promise<I>, dump: (ipvs
         '-A -t 10.96.0.1:443 -s rr -p 10800',
         '-A -u [fd00::a]:53 -s sh -b sh-fallback,sh-port',
         '-A -u [fd00::a]:54 -s lc -p 300',
+        '-A -u [fd00::a]:55 -s mh -b mh-port',
       ])
     })
 
