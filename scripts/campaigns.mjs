@@ -1,0 +1,50 @@
+// Writes docs/campaigns.md: campaigns.mjs FOLDER SEED... reads the results that scripts/verify-long.sh left in the folder,
+// prints the page, and ends with 1 when a campaign is missing or found something.
+import { execFileSync } from 'node:child_process'
+import { existsSync, readFileSync } from 'node:fs'
+import { join } from 'node:path'
+
+const [folder, ...seeds] = process.argv.slice(2)
+const read = (name) => (existsSync(join(folder, name)) ? readFileSync(join(folder, name), 'utf8').trim() : '')
+const sum = (counts) => Object.values(counts).reduce((total, count) => total + count, 0)
+const git = (...args) => execFileSync('git', args, { encoding: 'utf8' }).trim()
+const failures = []
+
+function row(where, seed, text, trouble) {
+  if (text === '') {
+    failures.push(`${where}, seed ${seed}: ${trouble.split('\n').find((line) => line.includes('seed')) ?? 'no end'}`)
+    return `| ${where} | ${seed} | failed | | | | | | | | |`
+  }
+  const { rounds, seconds, events, tamperings, faults, restarts, passes, servers } = JSON.parse(text)
+  const objects = sum(events) - (events.tamper ?? 0) - (events.pause ?? 0) - (events.restart ?? 0) - (events.die ?? 0)
+  return (
+    `| ${where} | ${seed} | ${rounds} | ${seconds} | ${(seconds / rounds).toFixed(2)} | ${objects} | ` +
+    `${sum(tamperings)} | ${sum(faults)} | ${restarts} | ${passes} | ${servers} |`
+  )
+}
+
+const rows = []
+for (const seed of seeds) {
+  const lines = read(`fakes-${seed}`).split('\n')
+  for (const [i, where] of ['fakes, events amid passes', 'fakes, each write judged'].entries()) {
+    rows.push(row(where, seed, lines[i] ?? '', read(`fakes-${seed}.txt`)))
+  }
+}
+for (const seed of seeds) rows.push(row('kernel', seed, read(`kernel-${seed}.json`), read(`kernel-${seed}.txt`)))
+
+console.log(`# Long campaigns
+
+Written by \`npm run verify:long\`, ${new Date().toISOString().slice(0, 10)}, at commit ${git('rev-parse', '--short', 'HEAD')}, guest kernel ${read('kernel') || 'unknown'}.
+
+Churn: in each round 1 to 20 random events — Services, EndpointSlices, the Node and its addresses, what other people do to
+the kernel's state, restarts — while calls into the kernel fail or tear off; then the faults end, and after the daemon's
+next look the virtual servers, sets, rules and addresses, as \`ipvsadm\`, \`ipset\`, \`iptables-save\` and \`ip\` print them, must
+equal a plan of all objects from scratch. The first round that differs ends a campaign. \`CHURN_SEED\` and \`CHURN_ROUNDS\`
+repeat one: see \`test/kernel/churn\`.
+
+| Where | Seed | Rounds | Seconds | A round | Object and address events | Tamperings | Faults injected | Restarts | Passes | Most virtual servers |
+| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |
+${rows.join('\n')}
+
+${failures.length === 0 ? 'No difference was found.' : `Found:\n\n${failures.map((failure) => `- ${failure}`).join('\n')}`}`)
+process.exitCode = failures.length === 0 ? 0 : 1

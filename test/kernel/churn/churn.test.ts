@@ -1,0 +1,33 @@
+import { once } from 'node:events'
+import { join } from 'node:path'
+import { text } from 'node:stream/consumers'
+import { afterAll, beforeAll, expect, test } from 'vitest'
+import { Namespace } from '../lab.ts'
+import type { CampaignResult } from './campaign.ts'
+
+/** The beginning of a campaign that scripts/verify-long.sh runs whole: so many rounds, or as many as the time allows. */
+const most = { rounds: 80, seconds: 90 }
+const seed = 1
+
+let namespace: Namespace
+
+beforeAll(() => {
+  namespace = new Namespace('churn')
+})
+afterAll(() => namespace.destroy())
+
+test('rounds of churn with faults: the kernel is as a plan from scratch says', async () => {
+  const env = {
+    ...process.env,
+    CHURN_SEED: String(seed),
+    CHURN_ROUNDS: String(most.rounds),
+    CHURN_SECONDS: String(most.seconds),
+  }
+  const child = namespace.spawn(process.execPath, [join(import.meta.dirname, 'main.ts')], env)
+  const ended = once(child, 'exit')
+  const [output, trouble] = await Promise.all([text(child.stdout!), text(child.stderr!)])
+  expect(await ended, trouble).toEqual([0, null])
+  const result = JSON.parse(output) as CampaignResult
+  console.log(output.trim())
+  expect(result.rounds).toBeGreaterThanOrEqual(10)
+})
