@@ -101,7 +101,10 @@ export class Daemon {
   /** The log with the milliseconds since the start. */
   timeline(): string {
     return this.#lines
-      .map(({ at, msg, family }) => `${Math.round(Number(at) - this.started)} ${String(msg)} ${typeof family === 'string' ? family : ''}\n`)
+      .map(
+        ({ at, msg, family }) =>
+          `${Math.round(Number(at) - this.started)} ${String(msg)} ${typeof family === 'string' ? family : ''}\n`,
+      )
       .join('')
   }
 

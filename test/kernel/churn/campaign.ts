@@ -325,7 +325,7 @@ class Campaign {
     if (!told[first]!.report!.well) {
       this.#fail(round, 'a whole pass without faults did not go well', [told[first]!, ...after].map(describeTold))
     }
-    const restless = after.filter((one) => one.drift !== undefined || one.report.applied > 0 || !one.report.well)
+    const restless = after.filter((one) => one.drift !== undefined || one.report.written.size > 0 || !one.report.well)
     if (restless.length > 0) this.#fail(round, 'the pass after a good one found work', after.map(describeTold))
     return round.number % this.#options.secondLook !== 0 || after.some(full)
   }

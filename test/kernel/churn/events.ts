@@ -7,6 +7,7 @@ export interface StackSettings {
   readonly nodePorts: 'all' | 'primary' | 'ranges'
   readonly masqueradeAll: boolean
   readonly masqueradeBit: number
+  readonly strictExternal: boolean
   readonly detector: 'none' | 'cidr' | 'bridge'
 }
 

@@ -219,6 +219,7 @@ export class Generator {
       scheduler: random.pick(schedulers),
       nodePorts: random.pick(['all', 'primary', 'ranges']),
       masqueradeAll: random.chance(0.3),
+      strictExternal: random.chance(0.4),
       masqueradeBit: random.pick([14, 15]),
       detector: random.pick(['none', 'cidr', 'bridge']),
     }

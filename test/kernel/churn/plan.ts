@@ -1,11 +1,12 @@
 import { isDeepStrictEqual } from 'node:util'
 import { deviceName } from '../../../src/dummy/layer.ts'
-import { allRoles, setComment, setSpec } from '../../../src/ipset/catalogue.ts'
-import { buildRules, jumps, type Chain, type LocalDetector } from '../../../src/iptables/rules.ts'
+import { allRoles, isOnDemand, setComment, setSpec } from '../../../src/ipset/catalogue.ts'
+import { buildRules, jumps, type Chain } from '../../../src/iptables/rules.ts'
 import { canonicalRule, parseSave } from '../../../src/iptables/text.ts'
 import { destinationKey, serverFlags, serverKey, type ServerId } from '../../../src/ipvs/ipvs.ts'
 import { isIPv6LinkLocal, isLoopback, parseCidr, type Cidr, type Family } from '../../../src/model/address.ts'
 import type { NodeRecord } from '../../../src/model/cluster.ts'
+import type { LocalDetector } from '../../../src/model/local-detector.ts'
 import type { SetRole } from '../../../src/model/sets.ts'
 import type { Contribution, OutFilterDrop, ServerWant } from '../../../src/proxier/contribution.ts'
 import { mergeEndpoints } from '../../../src/proxier/endpoint-choice.ts'
@@ -102,6 +103,7 @@ function factsOf({ node, settings, nodeAddresses }: PlanInput, family: Family): 
     family,
     nodeName,
     scheduler: settings.scheduler,
+    strictExternal: settings.strictExternal,
     zone: node?.zone ?? '',
     nodeIP,
     nodeAddresses: new Set(own),
@@ -134,6 +136,7 @@ export function expectedState(input: PlanInput): State {
     const { servers, members, addresses, drops } = planFamily(input, family)
     for (const want of servers.values()) lines.push(...serverLines(want).map((line) => `ipvs ${line}`))
     for (const role of allRoles) {
+      if (isOnDemand(role) && !members.has(role)) continue
       const { name, type } = setSpec(role, family)
       const options =
         type === 'bitmap:port' ? 'range 0-65535' : `family ${family === 'IPv4' ? 'inet' : 'inet6'} maxelem 65536`

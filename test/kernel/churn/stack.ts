@@ -1,4 +1,4 @@
-import { buildFamily, dispatch, type FamilySettings } from '../../../src/compose.ts'
+import { buildFamily, dispatch, type Effects, type FamilySettings } from '../../../src/compose.ts'
 import { describeError } from '../../../src/lib/errors.ts'
 import type { Fields, Log } from '../../../src/lib/log.ts'
 import { parseCidr, type Family } from '../../../src/model/address.ts'
@@ -44,17 +44,26 @@ export class Stack {
       masqueradeBit: settings.masqueradeBit,
       masqueradeAll: settings.masqueradeAll,
       localDetector: (family) => detector(settings, family),
+      needsPodCIDR: false,
+      nodeIPs: [],
+      strictExternal: settings.strictExternal,
+      drainTimeout: 0,
     }
     const observer = {
       queued: () => {},
       drift: (family: Family, drift: Drift) => void this.history.push({ family, drift }),
       passed: (report: PassReport) => void this.history.push({ family: report.family, report }),
+      clash: () => {},
       restoreFailed: () => {},
+    }
+    const noEffects: Effects = {
+      flows: { touch: () => {}, run: () => Promise.resolve() },
+      serviceHealth: { set: () => {}, setHosts: () => {}, apply: () => Promise.resolve() },
     }
     this.#proxiers = new Map(
       [...ports].map(([family, own]) => [
         family,
-        buildFamily(family, familySettings, own, own.iptables.get(family)!, collectingLog(say), observer),
+        buildFamily(family, familySettings, own, own.iptables.get(family)!, collectingLog(say), observer, noEffects),
       ]),
     )
     this.listener = dispatch(this.#proxiers, { service: () => {}, slice: () => {}, node: () => {} })
@@ -79,8 +88,13 @@ export class Stack {
 export function describeReport(report: PassReport): string {
   const failures = report.failures.map(({ layer, error }) => `${layer}: ${describeError(error)}`)
   const refused = [...report.refused].map(([owner, error]) => `${owner}: ${describeError(error)}`)
-  const { family, reason, planned, applied } = report
-  const words = [`${family} ${reason} planned ${planned} applied ${applied}`, ...failures, ...refused]
+  const { family, reason, planned, written } = report
+  const layers = [...written].map(([layer, count]) => `${layer} ${count}`)
+  const words = [
+    `${family} ${reason} planned ${planned} written ${layers.join(' ') || 'nothing'}`,
+    ...failures,
+    ...refused,
+  ]
   return words.join('; ')
 }
 
