@@ -1,5 +1,6 @@
 import { describeError, KernelError, ProxyError } from '../lib/errors.ts'
 import type { Log } from '../lib/log.ts'
+import { Turn } from '../lib/turn.ts'
 import type { Family } from '../model/address.ts'
 import type { SetRole } from '../model/sets.ts'
 import { asError, isHeld, Refusals } from '../reconcile/apply.ts'
@@ -20,6 +21,9 @@ export interface IpsetLayerOptions {
 
 /** A member costs the kernel about 100 bytes: a set of so many is a gigabyte and a half. */
 const mostMembers = 2 ** 24
+
+/** Entries of one call: a kernel message takes up to 1000. */
+const entriesPerPart = 2000
 
 /** A set that grows gets room for a quarter more than it needs. */
 const spare = 1.25
@@ -65,7 +69,9 @@ export class IpsetLayer implements Layer {
       if (this.#adopted) drifts.push({ layer: this.name, kind, object, state })
     }
     if (!this.#adopted) await this.#destroyTemporary()
+    const turn = new Turn()
     for (const [role, state] of this.#roles) {
+      if (turn.isOver) await turn.next()
       this.#touched.add(role)
       const { spec, entries } = state
       const found = await this.#options.ipset.list(spec.name)
@@ -202,7 +208,17 @@ export class IpsetLayer implements Layer {
       const refused = await this.#grow(state, additions, need)
       if (refused !== undefined) return refused
     }
-    return this.#options.ipset.add(state.spec, additions)
+    return this.#addInParts(state.spec, additions)
+  }
+
+  /** Many entries take long to be put into messages: part by part, so that others have their turn. */
+  async #addInParts(spec: SetSpec, additions: readonly string[]): Promise<ReadonlyMap<string, KernelError>> {
+    const refused = new Map<string, KernelError>()
+    for (let from = 0; from < additions.length; from += entriesPerPart) {
+      const part = additions.slice(from, from + entriesPerPart)
+      for (const [entry, error] of await this.#options.ipset.add(spec, part)) refused.set(entry, error)
+    }
+    return refused
   }
 
   /**
@@ -223,10 +239,10 @@ export class IpsetLayer implements Layer {
     try {
       await ipset.destroy(larger.name)
       await ipset.create(larger)
-      const lost = await ipset.add(larger, [...entries.actualKeys()])
+      const lost = await this.#addInParts(larger, [...entries.actualKeys()])
       const [first] = lost.values()
       if (first !== undefined) throw first
-      const refused = await ipset.add(larger, additions)
+      const refused = await this.#addInParts(larger, additions)
       await ipset.swap(spec.name, larger.name)
       state.spec = { ...spec, maxelem, hashsize: larger.hashsize }
       log.info('A set was full; a larger one has taken its place', {

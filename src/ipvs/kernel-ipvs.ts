@@ -1,5 +1,6 @@
 import { readFile } from 'node:fs/promises'
 import type { KernelError } from '../lib/errors.ts'
+import { Turn } from '../lib/turn.ts'
 import { Connection, type Message } from '../netlink/connection.ts'
 import { kernelError } from '../netlink/errno.ts'
 import { resolveFamily } from '../netlink/generic.ts'
@@ -24,7 +25,7 @@ import {
   getTimeoutsMessage,
   listDestinationsMessage,
   listServersMessage,
-  parseProcIpVs,
+  ProcIpVsParser,
   setTimeoutsMessage,
 } from './messages.ts'
 
@@ -97,7 +98,14 @@ export class KernelIpvs implements Ipvs {
 
   async #listServers(): Promise<readonly VirtualServer[]> {
     const payloads = await this.#dump(listServersMessage(await this.#family()), 'virtual servers')
-    return payloads.flatMap((payload) => decodeServer(payload) ?? [])
+    const turn = new Turn()
+    const servers: VirtualServer[] = []
+    for (const payload of payloads) {
+      if (turn.isOver) await turn.next()
+      const server = decodeServer(payload)
+      if (server !== undefined) servers.push(server)
+    }
+    return servers
   }
 
   async #listDestinations(server: ServerId): Promise<readonly ObservedDestination[]> {
@@ -110,12 +118,26 @@ export class KernelIpvs implements Ipvs {
     const servers = await this.#listServers()
     // With virtual servers in other network namespaces the file leaves some of ours out, each with its destinations
     // (Linux 6.1: after a page it goes on at a place counted over all namespaces). Those are asked for one by one.
-    const byServer = servers.length >= manyServers ? parseProcIpVs(await this.#readProc()) : undefined
+    const byServer = servers.length >= manyServers ? await this.#parseProc() : undefined
     const all: ObservedServer[] = []
     for (const server of servers) {
       all.push({ server, destinations: byServer?.get(serverKey(server)) ?? (await this.#listDestinations(server)) })
     }
     return all
+  }
+
+  /** Destinations by server out of the proc file; it may be of many megabytes. */
+  async #parseProc(): Promise<ReadonlyMap<string, readonly ObservedDestination[]>> {
+    const text = await this.#readProc()
+    const parser = new ProcIpVsParser()
+    const turn = new Turn()
+    for (let from = 0; from < text.length;) {
+      if (turn.isOver) await turn.next()
+      const end = text.indexOf('\n', from)
+      parser.line(text.slice(from, end < 0 ? text.length : end))
+      from = end < 0 ? text.length : end + 1
+    }
+    return parser.servers
   }
 
   async timeouts(): Promise<IpvsTimeouts> {

@@ -1,6 +1,7 @@
 import type { KernelError } from '../lib/errors.ts'
 import type { Clock } from '../lib/clock.ts'
 import type { Log } from '../lib/log.ts'
+import { Turn } from '../lib/turn.ts'
 import { cidrContains, type Cidr, type Family } from '../model/address.ts'
 import { isHeld, Refusals } from '../reconcile/apply.ts'
 import type { Drift, Layer, Outcome, Owner } from '../reconcile/layer.ts'
@@ -13,6 +14,9 @@ import {
   type ObservedDestination,
   type VirtualServer,
 } from './ipvs.ts'
+
+/** So many changes are made up before they are written: 100,000 of them are never there at once. */
+const changesPerWrite = 4096
 
 export interface IpvsLayerOptions {
   readonly family: Family
@@ -94,7 +98,9 @@ export class IpvsLayer implements Layer {
       if (this.#adopted) drifts.push({ layer: this.name, kind, object, state })
     }
     const seen = new Set<string>()
+    const turn = new Turn()
     for (const { server, destinations } of await this.#options.ipvs.listAll()) {
+      if (turn.isOver) await turn.next()
       if (server.family !== this.#options.family) continue
       const key = serverKey(server)
       if (!this.#desired.has(key) && this.#options.excludeCIDRs.some((cidr) => cidrContains(cidr, server.address))) {
@@ -126,27 +132,48 @@ export class IpvsLayer implements Layer {
   }
 
   async add(held: ReadonlySet<Owner>): Promise<Outcome> {
-    const changes: IpvsChange[] = []
+    const total = { applied: 0, refused: new Map<Owner, Error>() }
+    const turn = new Turn()
+    let changes: IpvsChange[] = []
+    let touched: string[] = []
+    const write = async (): Promise<void> => {
+      const { applied, refused } = await this.#apply(changes)
+      total.applied += applied
+      for (const [owner, error] of refused) if (!total.refused.has(owner)) total.refused.set(owner, error)
+      // What stands as wanted need not be looked at again.
+      for (const key of touched) this.#forgetIfSettled(key)
+      changes = []
+      touched = []
+    }
     for (const key of this.#pending) {
+      if (turn.isOver) await turn.next()
       const wanted = this.#desired.get(key)
       if (wanted === undefined || isHeld(this.#options.ownersOf(key), held)) continue
-      const { server } = wanted
-      const now = this.#present.get(key)
-      if (now === undefined) changes.push({ kind: 'newServer', server })
-      else if (!sameServer(now.server, server)) changes.push({ kind: 'setServer', server })
-      for (const destination of wanted.destinations) {
-        const there = now?.destinations.get(destinationKey(destination))
-        if (there === undefined) changes.push({ kind: 'newDestination', server, destination })
-        else if (there.weight !== destination.weight) changes.push({ kind: 'setDestination', server, destination })
-      }
+      this.#compare(wanted, this.#present.get(key), changes)
+      touched.push(key)
+      if (changes.length >= changesPerWrite) await write()
     }
-    return this.#apply(changes)
+    await write()
+    return total
+  }
+
+  /** Adds what a virtual server lacks. */
+  #compare({ server, destinations }: WantedServer, now: PresentServer | undefined, changes: IpvsChange[]): void {
+    if (now === undefined) changes.push({ kind: 'newServer', server })
+    else if (!sameServer(now.server, server)) changes.push({ kind: 'setServer', server })
+    for (const destination of destinations) {
+      const there = now?.destinations.get(destinationKey(destination))
+      if (there === undefined) changes.push({ kind: 'newDestination', server, destination })
+      else if (there.weight !== destination.weight) changes.push({ kind: 'setDestination', server, destination })
+    }
   }
 
   async remove(held: ReadonlySet<Owner>): Promise<Outcome> {
     const changes: IpvsChange[] = []
     const toDrain: { key: string; server: VirtualServer }[] = []
+    const turn = new Turn()
     for (const key of this.#pending) {
+      if (turn.isOver) await turn.next()
       const now = this.#present.get(key)
       if (now === undefined) continue
       const wanted = this.#desired.get(key)
@@ -185,7 +212,7 @@ export class IpvsLayer implements Layer {
     this.#lookAtDraining = false
     const first = await this.#apply(changes)
     const second = await this.#drain(toDrain)
-    this.#forgetSettled()
+    for (const key of this.#pending) this.#forgetIfSettled(key)
     return {
       applied: first.applied + second.applied,
       refused: new Map([...first.refused, ...second.refused]),
@@ -299,13 +326,10 @@ export class IpvsLayer implements Layer {
     }
   }
 
-  #forgetSettled(): void {
-    for (const key of this.#pending) {
-      const wanted = this.#desired.get(key)
-      const now = this.#present.get(key)
-      if (wanted === undefined ? now === undefined : now !== undefined && settled(wanted, now))
-        this.#pending.delete(key)
-    }
+  #forgetIfSettled(key: string): void {
+    const wanted = this.#desired.get(key)
+    const now = this.#present.get(key)
+    if (wanted === undefined ? now === undefined : now !== undefined && settled(wanted, now)) this.#pending.delete(key)
   }
 }
 

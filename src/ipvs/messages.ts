@@ -215,28 +215,35 @@ function parseHexAddress(text: string): { address: string; port: number } | unde
 
 /** Destinations by server key, out of /proc/net/ip_vs (ip_vs_info_seq_show); firewall-mark services are left out. */
 export function parseProcIpVs(text: string): Map<string, ObservedDestination[]> {
-  const servers = new Map<string, ObservedDestination[]>()
-  let current: ObservedDestination[] | undefined
-  for (const line of text.split('\n')) {
+  const parser = new ProcIpVsParser()
+  for (const line of text.split('\n')) parser.line(line)
+  return parser.servers
+}
+
+/** The same, line by line. */
+export class ProcIpVsParser {
+  readonly servers = new Map<string, ObservedDestination[]>()
+  #current: ObservedDestination[] | undefined
+
+  line(line: string): void {
     const words = line.split(' ').filter((word) => word !== '')
     const [first = '', second = ''] = words
     if (first === '->') {
       const id = parseHexAddress(second)
       const forwarding = forwardingNames.get(words[2] ?? '')
       // The heading's "-> RemoteAddress:Port" comes before any server.
-      if (current === undefined || id === undefined || forwarding === undefined) continue
+      if (this.#current === undefined || id === undefined || forwarding === undefined) return
       const [weight = 0, activeConnections = 0, inactiveConnections = 0] = words.slice(3).map(Number)
-      current.push({ ...id, weight, forwarding, activeConnections, inactiveConnections })
+      this.#current.push({ ...id, weight, forwarding, activeConnections, inactiveConnections })
     } else if (first !== '') {
-      current = undefined
+      this.#current = undefined
       const id = parseHexAddress(second)
       const protocol = protocolByName.get(first)
-      if (protocol === undefined || id === undefined) continue
+      if (protocol === undefined || id === undefined) return
       const family = second.startsWith('[') ? 'IPv6' : 'IPv4'
-      servers.set(serverKey({ ...id, family, protocol }), (current = []))
+      this.servers.set(serverKey({ ...id, family, protocol }), (this.#current = []))
     }
   }
-  return servers
 }
 
 const operations = {

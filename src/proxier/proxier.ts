@@ -2,6 +2,7 @@ import { isDeepStrictEqual } from 'node:util'
 import type { Clock } from '../lib/clock.ts'
 import { describeError } from '../lib/errors.ts'
 import type { Log } from '../lib/log.ts'
+import { Turn } from '../lib/turn.ts'
 import { familyOf, type Cidr, type Family } from '../model/address.ts'
 import type { EndpointSliceRecord, NodeRecord, ServiceRecord } from '../model/cluster.ts'
 import type { LocalDetector } from '../model/local-detector.ts'
@@ -94,9 +95,6 @@ export interface PassReport {
   readonly pendingSlices: number
   readonly noLocal: { readonly internal: number; readonly external: number }
 }
-
-/** How many ports are planned before the event loop gets its turn. */
-const portsPerTurn = 256
 
 /** One family's pass: take the dirty ports, plan each, hand the contributions to the ledger, apply the layers, report. */
 export class Proxier {
@@ -309,11 +307,11 @@ export class Proxier {
   }
 
   async #plan(dirty: ReadonlyMap<Owner, DirtyPort>): Promise<void> {
-    let count = 0
+    const turn = new Turn()
     const frontends = new Map<string, string>()
     const services = new Set<string>()
     for (const [owner, { service: key, port }] of dirty) {
-      if (++count % portsPerTurn === 0) await new Promise(setImmediate)
+      if (turn.isOver) await turn.next()
       services.add(key)
       const service = this.#state.service(key)
       if (service === undefined || port === undefined) {

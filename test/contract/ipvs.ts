@@ -200,9 +200,9 @@ export function ipvsContract<I extends Ipvs>(make: () => Promise<I>, dump: (ipvs
     const make = (id: ServerId): IpvsChange => ({ kind: 'newServer', server: server(id) })
     await apply(...standing.flatMap((id) => [make(id), to(id, '10.1.0.1', 80), to(id, '10.1.0.2', 80)]))
     await apply(...passing.map(make))
-    let listing = true
+    const state = { listing: true }
     const change = async (): Promise<void> => {
-      while (listing) {
+      while (state.listing) {
         for (const id of passing) await apply({ kind: 'deleteServer', server: id })
         for (const id of passing) await apply(make(id))
       }
@@ -212,7 +212,7 @@ export function ipvsContract<I extends Ipvs>(make: () => Promise<I>, dump: (ipvs
       const whole = (await ipvs.listAll()).filter((one) => one.destinations.length === 2)
       expect(new Set(whole.map((one) => one.server.port))).toEqual(new Set(ports))
     }
-    listing = false
+    state.listing = false
     await changing
   })
 

@@ -1,0 +1,17 @@
+/** So long one piece of work may keep the event loop to itself, in milliseconds. */
+const longest = 8
+
+/** Long work that lets others have their turn: `if (turn.isOver) await turn.next()`. */
+export class Turn {
+  #began = performance.now()
+
+  get isOver(): boolean {
+    return performance.now() - this.#began >= longest
+  }
+
+  /** Resolves when all that waited has had its turn. */
+  async next(): Promise<void> {
+    await new Promise(setImmediate)
+    this.#began = performance.now()
+  }
+}
