@@ -37,6 +37,30 @@ function serviceAddresses(text: string): string[] {
     .sort()
 }
 
+/** Those of a namespace's own; nf_conntrack_max and the hash size are the whole machine's. */
+const sysctlNames = [
+  'net.ipv4.vs.conntrack',
+  'net.ipv4.vs.conn_reuse_mode',
+  'net.ipv4.vs.expire_nodest_conn',
+  'net.ipv4.vs.expire_quiescent_template',
+  'net.ipv4.ip_forward',
+  'net.ipv4.conf.all.arp_ignore',
+  'net.ipv4.conf.all.arp_announce',
+  'net.ipv4.conf.all.route_localnet',
+  'net.netfilter.nf_conntrack_tcp_timeout_established',
+  'net.netfilter.nf_conntrack_tcp_timeout_close_wait',
+  'net.netfilter.nf_conntrack_tcp_be_liberal',
+  'net.netfilter.nf_conntrack_udp_timeout',
+  'net.netfilter.nf_conntrack_udp_timeout_stream',
+]
+
+function sysctls(text: string): string[] {
+  return text
+    .split('\n')
+    .filter((line) => sysctlNames.includes(line.split(' = ')[0]!))
+    .sort()
+}
+
 /** Differences that we want, by case: see docs/deviations.md. */
 const deviations: Readonly<Record<string, { sets: string[] }>> = {
   '27-nodeportaddresses-lo': { sets: ['add KUBE-HEALTH-CHECK-NODE-PORT 32100'] },
@@ -59,12 +83,14 @@ describe.concurrent('leaves the kernel as kube-proxy 1.36 does', () => {
       await daemon.synced()
       expect({
         servers: normaliseIpvs(namespace.run('ipvsadm', '-Sn')),
+        sysctls: sysctls(namespace.run('sysctl', ...sysctlNames)),
         sets: normaliseIpset(namespace.run('ipset', 'save')).toSorted(),
         rules: normaliseIptables(namespace.run('iptables-save')),
         rules6: normaliseIptables(namespace.run('ip6tables-save')),
         addresses: serviceAddresses(namespace.run('ip', 'address', 'show', 'kube-ipvs0')),
       }).toEqual({
         servers: normaliseIpvs(read('ipvsadm-Sn.txt')),
+        sysctls: sysctls(read('sysctls.txt')),
         sets: [...normaliseIpset(read('ipset-save.txt')), ...(deviations[name]?.sets ?? [])].sort(),
         rules: normaliseIptables(read('iptables-save.txt')),
         rules6: normaliseIptables(read('ip6tables-save.txt')),
