@@ -157,7 +157,7 @@ export async function runSession(shared: Shared, prepared: Prepared, signal: Abo
       events,
       log,
       syncPeriod: settings.syncPeriod,
-      firstSync: (family) => void tidy(iptables.get(family)!, family, log),
+      firstSync: (family) => void tidy(iptables.get(family)!, family, log, end),
     })
     for (const [family, tool] of iptables) {
       const effects = effectsOf(family, shared, events, () => proxiers.get(family)!)
@@ -238,9 +238,12 @@ function effectsOf(
 }
 
 /** What other modes of kube-proxy left goes only now that our own rules stand: no moment without any. */
-async function tidy(tool: IptablesTool, family: Family, log: Log): Promise<void> {
+async function tidy(tool: IptablesTool, family: Family, log: Log, signal: AbortSignal): Promise<void> {
   try {
-    const removed = await removeLeftovers(tool, await findLeftovers(tool))
+    const leftovers = await findLeftovers(tool)
+    if (signal.aborted) return
+    const removed = await removeLeftovers(tool, leftovers)
+    if (signal.aborted) return
     const tables = await removeNftLeftovers(runCommand, await findNftLeftovers(runCommand, family))
     const all = [...removed, ...tables]
     if (all.length > 0) log.info('Removed what another mode of kube-proxy left', { family, removed: all.join(', ') })

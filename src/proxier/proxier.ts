@@ -96,6 +96,9 @@ export interface PassReport {
   readonly noLocal: { readonly internal: number; readonly external: number }
 }
 
+/** So few service ports are written before a pass of its own for the first ones would be. */
+const fewPorts = 200
+
 /** One family's pass: take the dirty ports, plan each, hand the contributions to the ledger, apply the layers, report. */
 export class Proxier {
   readonly #options: ProxierOptions
@@ -300,10 +303,11 @@ export class Proxier {
     rules.want(ledger.nonEmptyRoles(), ledger.drops(), this.#detector)
   }
 
-  /** Those of the Services that go first; undefined where that would be all or none. */
+  /** Those of the Services that go first; undefined where there are none, or all are written soon enough. */
   #urgent(dirty: ReadonlyMap<Owner, DirtyPort>): ReadonlyMap<Owner, DirtyPort> | undefined {
+    if (dirty.size < fewPorts) return undefined
     const urgent = new Map([...dirty].filter(([, { service }]) => this.#options.first.has(service)))
-    return urgent.size === 0 || urgent.size === dirty.size ? undefined : urgent
+    return urgent.size === 0 ? undefined : urgent
   }
 
   async #plan(dirty: ReadonlyMap<Owner, DirtyPort>): Promise<void> {
