@@ -108,6 +108,7 @@ class Campaign {
   #wanted: Promise<Wanted | undefined> | undefined
   #judges = true
   #undisturbed = true
+  #atOnce = false
   #passes = 0
   #restarts = 0
   #mostServers = 0
@@ -173,6 +174,7 @@ class Campaign {
     this.#take()
     this.#judges = isCertain(round.events)
     this.#undisturbed = !touches(round.events, ['tamper'])
+    this.#atOnce = round.number > 1 && !touches(round.events, ['restart'])
     await this.#applyAll(round.events, round)
     await this.#options.world.pause(this.#options.longestPause)
     await this.#settle(round)
@@ -354,6 +356,7 @@ class Campaign {
       owners: plannedOwners(input),
       rules: new Set(plannedRules(input)),
       undisturbed: this.#undisturbed,
+      atOnce: this.#atOnce,
     }
   }
 

@@ -55,7 +55,12 @@ const sourceRanges: readonly string[] = [
 const zones: readonly string[] = ['a', 'b', 'c']
 const portNames: readonly string[] = ['http', 'https', 'dns', 'metrics', 'a']
 const portNumbers: readonly number[] = [53, 80, 443, 8080, 9090]
-const serviceNames: readonly string[] = Array.from({ length: 30 }, (_, i) => `${i % 3 ? 'default' : 'a'}/svc-${i}`)
+/** The last two may go before all others where a process starts. */
+const serviceNames: readonly string[] = [
+  ...Array.from({ length: 28 }, (_, i) => `${i % 3 ? 'default' : 'a'}/svc-${i}`),
+  'default/kubernetes',
+  'kube-system/kube-dns',
+]
 const sliceNames: readonly string[] = Array.from({ length: 70 }, (_, i) => `default/slice-${i}`)
 const schedulers: readonly string[] = ['rr', 'rr', 'wrr', 'lc', 'sh', 'mh']
 

@@ -36,6 +36,8 @@ export interface Wanted {
   readonly rules: ReadonlySet<string>
   /** Nobody else has touched anything: what is not there the daemon has not made. */
   readonly undisturbed: boolean
+  /** No process has started in this round: one that starts may begin with some Services and their rules. */
+  readonly atOnce: boolean
 }
 
 /**
@@ -87,6 +89,7 @@ export class Guard {
         if (!entries.has(entry)) this.wrongs.push(`virtual server ${key} was made before set entry ${entry}`)
       }
     }
+    if (!wanted.atOnce) return
     for (const family of new Set(servers.map((server) => server.family))) {
       const rules = await this.rules(family)
       for (const rule of wanted.rules) {
