@@ -13,7 +13,7 @@ try {
     rounds: number('CHURN_ROUNDS', 60),
     seconds: number('CHURN_SECONDS', Number.POSITIVE_INFINITY),
     world,
-    syncPeriod: number('CHURN_SYNC_PERIOD', 600),
+    syncPeriod: number('CHURN_SYNC_PERIOD', 1000),
     longestPause: number('CHURN_PAUSE', 150),
     secondLook: 5,
     patience: 120_000,
