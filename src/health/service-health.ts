@@ -26,6 +26,8 @@ interface Listener {
 
 interface Entry {
   want: ServiceHealthWant | undefined
+  /** What is answered: the count of the last apply, which the kernel has by then. */
+  localEndpoints: number
   readonly listeners: Map<string, Listener>
   /** The last failure that was told. */
   told: string
@@ -52,11 +54,10 @@ export class ServiceHealth {
     const entry = this.#entries.get(service)
     if (entry === undefined) {
       if (want === undefined) return
-      this.#entries.set(service, { want, listeners: new Map(), told: '' })
+      this.#entries.set(service, { want, localEndpoints: 0, listeners: new Map(), told: '' })
     } else {
-      const moved = entry.want?.port !== want?.port
+      if (entry.want?.port === want?.port && entry.want?.localEndpoints === want?.localEndpoints) return
       entry.want = want
-      if (!moved) return
     }
     this.#pending.add(service)
   }
@@ -78,6 +79,10 @@ export class ServiceHealth {
   async apply(): Promise<void> {
     if (this.#pending.size === 0) return
     const services = [...this.#pending].sort()
+    for (const service of services) {
+      const entry = this.#entries.get(service)!
+      entry.localEndpoints = entry.want?.localEndpoints ?? 0
+    }
     // First all that goes: its ports may be wanted by others.
     await Promise.all(services.map((service) => this.#closeUnwanted(this.#entries.get(service)!)))
     for (const service of services) await this.#open(service, this.#entries.get(service)!)
@@ -163,7 +168,7 @@ export class ServiceHealth {
 
   #answer(service: string, request: IncomingMessage, response: ServerResponse): void {
     // A request that comes while its Service is let go of: nobody should send it traffic.
-    const count = this.#entries.get(service)?.want?.localEndpoints ?? 0
+    const count = this.#entries.get(service)?.localEndpoints ?? 0
     const healthy = this.#options.healthy()
     const [namespace, name] = service.split('/')
     const body = JSON.stringify(

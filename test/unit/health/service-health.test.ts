@@ -122,6 +122,17 @@ describe('life', () => {
     expect(await ask(port)).toBe('ECONNREFUSED')
   })
 
+  test('a count is answered only once it is applied: the kernel comes first', async () => {
+    const { health } = make()
+    const port = await freePort()
+    health.set('default/web', { port, localEndpoints: 0 })
+    await health.apply()
+    health.set('default/web', { port, localEndpoints: 2 })
+    expect(await ask(port)).toMatchObject({ status: 503 })
+    await health.apply()
+    expect(await ask(port)).toMatchObject({ status: 200 })
+  })
+
   test('another port: the old one closes', async () => {
     const { health } = make()
     const [before, after] = [await freePort(), await freePort()]
