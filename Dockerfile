@@ -1,4 +1,5 @@
-# Two stages: the bundle is built with all of npm, the image has Node, the bundle, iptables, and iproute2 for news of the node's addresses.
+# Two stages: the bundle is built with all of npm, the image has Node, the bundle, iptables, nftables to find what nftables mode left, and
+# iproute2 for news of the node's addresses.
 ARG BUILD_IMAGE=node:24-bookworm-slim
 ARG BASE_IMAGE=debian:bookworm-slim
 
@@ -13,7 +14,7 @@ RUN npm run build
 
 FROM ${BASE_IMAGE}
 RUN apt-get update \
- && apt-get install -y --no-install-recommends iptables iproute2 kmod \
+ && apt-get install -y --no-install-recommends iptables nftables iproute2 kmod \
  && rm -rf /var/lib/apt/lists/*
 COPY --from=build /usr/local/bin/node /usr/local/bin/node
 COPY --from=build /build/dist /opt/kube-ipvs-proxy

@@ -35,6 +35,18 @@ function isKubeProxys(table: LeftoverTable, from: string, rule: string): boolean
   return /--comment "?kubernetes /.test(rule)
 }
 
+/**
+ * Jumps of iptables mode to a chain that both modes have, KUBE-PROXY-FIREWALL: ours have other words, and none is in
+ * OUTPUT, where it would drop the node's own packets to an address with source ranges.
+ */
+function isForeignJump(from: string, rule: string): boolean {
+  return (
+    (from === 'INPUT' || from === 'FORWARD' || from === 'OUTPUT') &&
+    rule.includes('"kubernetes load balancer firewall"') &&
+    targetOf(rule) === 'KUBE-PROXY-FIREWALL'
+  )
+}
+
 /** What kube-proxy's iptables mode left in one family's tables. */
 export async function findLeftovers(iptables: Pick<Iptables, 'save'>): Promise<Leftovers> {
   const found: TableLeftovers[] = []
@@ -42,7 +54,6 @@ export async function findLeftovers(iptables: Pick<Iptables, 'save'>): Promise<L
     const saved = parseSave(await iptables.save(table)).get(table)
     if (saved === undefined) continue
     const chains = [...saved.keys()].filter((name) => isLeftover(table, name))
-    if (chains.length === 0) continue
     const gone = new Set(chains)
     const jumps: { from: string; rule: string }[] = []
     const referenced = new Set<string>()
@@ -50,12 +61,13 @@ export async function findLeftovers(iptables: Pick<Iptables, 'save'>): Promise<L
       if (gone.has(from)) continue
       for (const rule of rules) {
         const target = targetOf(rule)
+        if (target !== undefined && isForeignJump(from, rule)) jumps.push({ from, rule })
         if (target === undefined || !gone.has(target)) continue
         if (isKubeProxys(table, from, rule)) jumps.push({ from, rule })
         else referenced.add(target)
       }
     }
-    found.push({ table, chains, jumps, referenced: [...referenced] })
+    if (chains.length + jumps.length > 0) found.push({ table, chains, jumps, referenced: [...referenced] })
   }
   return found
 }
