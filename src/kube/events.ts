@@ -28,6 +28,8 @@ interface Work {
   readonly path: string
   readonly body: unknown
   readonly what: string
+  /** The series that it belongs to. */
+  readonly key: string
 }
 
 /** For so long a repeat belongs to the same Event (KEP-383). */
@@ -59,7 +61,7 @@ export class ApiEvents implements Events {
     if (series === undefined) {
       const { namespace, name, body } = this.#object(facts, now)
       const path = `/apis/events.k8s.io/v1/namespaces/${namespace}/events`
-      if (this.#enqueue({ method: 'POST', path, body, what: facts.reason })) {
+      if (this.#enqueue({ method: 'POST', path, body, what: facts.reason, key })) {
         this.#series.set(key, { path: `${path}/${name}`, startedAt: now, count: 1, patchedAt: now })
       }
       return
@@ -68,7 +70,7 @@ export class ApiEvents implements Events {
     if (now - series.patchedAt < patchEvery) return
     series.patchedAt = now
     const body = { series: { count: series.count, lastObservedTime: microTime(now) } }
-    this.#enqueue({ method: 'PATCH', path: series.path, body, what: facts.reason })
+    this.#enqueue({ method: 'PATCH', path: series.path, body, what: facts.reason, key })
   }
 
   #object(facts: EventFacts, now: number): { namespace: string; name: string; body: unknown } {
@@ -124,11 +126,14 @@ export class ApiEvents implements Events {
         if (answer.status < 300) return
         trouble = `status ${answer.status}`
         if (answer.status === 403) trouble += ': the service account needs create and patch of events.events.k8s.io'
-        if (answer.status !== 429 && answer.status < 500) break
+        // 401: the token is read anew before the next try.
+        if (answer.status !== 429 && answer.status !== 401 && answer.status < 500) break
       } catch (error) {
         trouble = describeError(error)
       }
     }
+    // There is no object to count repeats on: the next one makes another.
+    this.#series.delete(work.key)
     if (!signal.aborted) log.warn('An Event could not be written', { event: work.what, error: trouble })
   }
 }

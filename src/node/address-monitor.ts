@@ -86,12 +86,14 @@ const watchByIp: WatchAddresses = (line, signal) =>
   new Promise((resolve, reject) => {
     const child = spawn('ip', ['-o', 'monitor', 'address'], {
       // When we are killed, its next line has nowhere to go and ends it.
-      stdio: ['ignore', 'pipe', 'ignore'],
+      stdio: ['ignore', 'pipe', 'pipe'],
       env: { ...process.env, PATH: `${process.env.PATH ?? ''}:/usr/sbin:/sbin`, LC_ALL: 'C' },
     })
     const stop = (): void => void child.kill('SIGKILL')
     signal.addEventListener('abort', stop, { once: true })
     createInterface({ input: child.stdout }).on('line', line)
+    // It complains when notifications were lost, and goes on: something may have changed.
+    createInterface({ input: child.stderr }).on('line', line)
     child.on('error', reject)
     child.on('close', () => {
       signal.removeEventListener('abort', stop)

@@ -76,7 +76,8 @@ export function applyConntrackLimits(
     } catch {
       // Cannot be read: the attempt to write says why.
     }
-    if (current !== undefined && (atLeast ? current >= value : current === value)) continue
+    // A limit of 0 is none at all.
+    if (current !== undefined && (atLeast ? current >= value || current === 0 : current === value)) continue
     try {
       files.write(path, String(value))
       log.v(1, 'Conntrack setting written', { path, value, before: current })

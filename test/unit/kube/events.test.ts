@@ -132,6 +132,21 @@ test.each<[string, (n: number) => number, number, RegExp | undefined]>([
   if (warning !== undefined) expect(warnings).toEqual([expect.stringMatching(warning)])
 })
 
+test('after a failure a repeat makes a new object', async () => {
+  const { events, seen, warnings, until } = await rig((n) => (n === 0 ? 403 : 201))
+  events.report(setFull)
+  await until(() => warnings.length > 0)
+  events.report(setFull)
+  await until(() => seen.length === 2)
+  expect(seen.map(({ method }) => method)).toEqual(['POST', 'POST'])
+})
+
+test('a token that is no longer accepted is no reason to drop it', async () => {
+  const { events, seen, until } = await rig((n) => (n === 0 ? 401 : 201))
+  events.report(setFull)
+  await until(() => seen.length === 2)
+})
+
 test('at most ten wait; what is beyond them is dropped with one line', async () => {
   const { events, seen, warnings, until } = await rig()
   for (let i = 0; i < 30; i++) events.report({ ...setFull, note: `set ${i}` })

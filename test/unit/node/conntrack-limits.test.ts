@@ -75,6 +75,7 @@ test.each<[string, Record<string, string>, Partial<ConntrackConfig>, Record<stri
     { maxPerCore: 65536 },
     { [max]: '262144', [hashsize]: '65536' },
   ],
+  ['no limit is enough', { [max]: '0\n', [hashsize]: '131072' }, { maxPerCore: 65536 }, {}],
   ['never lowered', { [max]: '524288\n', [hashsize]: '131072' }, { maxPerCore: 65536 }, {}],
   ['right already', { [established]: '86400\n' }, { tcpEstablishedTimeout: 86_400_000 }, {}],
   [
