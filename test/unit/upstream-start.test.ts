@@ -56,6 +56,13 @@ describe('whether IPVS can be used', () => {
     expect(ipvs.dump()).toBe(before)
   })
 
+  // src/preflight.ts does not look at the answer to the probe's removal; the probe left behind goes with the first pass.
+  test.fails('the probe cannot be deleted', async () => {
+    const ipvs = new FakeIpvs()
+    ipvs.fault = (call) => (call === 'deleteServer' ? refusal('delete') : undefined)
+    await expect(checkIpvs(ipvs, 'rr')).rejects.toThrow()
+  })
+
   test('a server with the scheduler exists: nothing is written', async () => {
     const ipvs = new FakeIpvs()
     await ipvs.apply([{ kind: 'newServer', server: inUse }])

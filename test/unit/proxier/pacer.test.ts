@@ -49,6 +49,19 @@ test.each<{ name: string; requests: number[]; failing?: number[]; until: number;
     until: 3000,
     want: ['0 period', '1000 change'],
   },
+  {
+    name: 'a request just before the minimum has passed waits for it, too',
+    requests: [500, 999],
+    until: 3000,
+    want: ['0 period', '1000 change'],
+  },
+  {
+    name: 'a request does not wait for the retry of a failed run',
+    requests: [1500],
+    failing: [0],
+    until: 3000,
+    want: ['0 period', '1500 retry'],
+  },
   { name: 'later requests run at once', requests: [5000], until: 6000, want: ['0 period', '5000 change'] },
   {
     name: 'requests do not put off the full run',
@@ -95,5 +108,27 @@ test('any number of requests during a run give one run after it', async () => {
   await clock.advance(100)
   expect(runs).toBe(2)
   stop.abort()
+  await loop
+})
+
+test.each([
+  { name: 'before the loop is served by its first run', at: 'before', want: [0, 10_300] },
+  { name: 'during a run gives one more, the minimum after its end', at: 'during', want: [0, 1300, 10_300] },
+])('a request $name', async ({ at, want }) => {
+  const clock = new ManualClock()
+  const started: number[] = []
+  const pacer = new Pacer({ minInterval: 1000, maxInterval: 10_000, retryInterval: 1000, clock }, async () => {
+    started.push(clock.now())
+    if (at === 'during' && started.length === 1) for (let i = 0; i < 3; i++) pacer.request()
+    await clock.sleep(300)
+    return true
+  })
+  if (at === 'before') pacer.request()
+  const stop = new AbortController()
+  const loop = pacer.loop(stop.signal)
+  await clock.advance(12_000)
+  expect(started).toEqual(want)
+  stop.abort()
+  await clock.advance(30_000)
   await loop
 })
