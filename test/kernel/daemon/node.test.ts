@@ -134,6 +134,8 @@ test('a service address that is the node’s own is told as an Event', async () 
   const event = cluster.tell({}).events.find(({ reason }) => reason === 'ServiceAddressIsNodeAddress')
   expect(event).toMatchObject({ type: 'Warning', regarding: { kind: 'Node', name: 'node1' } })
   cluster.tell({ delete: ['Service', 'default/clash'] })
+  // The next tests look whether the kernel's state stays as it is.
+  await eventually('the Service to be gone', () => !/10\.96\.1\.5|192\.168\.60\.1,tcp:80/.test(cluster.state()))
 })
 
 describe('the configuration file', () => {
