@@ -136,8 +136,7 @@ function ipsetMessage(command: number, family: number, value: CommandAttributes,
 
 function writeHeader(writer: Writer, family: number): void {
   const at = writer.reserve(headerLength)
-  writer.buffer.writeUInt32LE(0, at)
-  writer.buffer[at] = family
+  writer.word32(at, family)
 }
 
 function setFamily(set: SetSpec): number {

@@ -13,16 +13,31 @@ export function canonicalAddress(text: string): string | undefined {
     const address = ipaddr.IPv6.parse(text)
     return address.isIPv4MappedAddress() ? address.toIPv4Address().toString() : address.toRFC5952String()
   }
-  const octets = text.split('.')
-  if (octets.length !== 4) return undefined
-  const values: number[] = []
-  for (const octet of octets) {
-    if (!/^[0-9]{1,3}$/.test(octet)) return undefined
-    const value = Number(octet)
-    if (value > 255) return undefined
-    values.push(value)
+  return canonicalIPv4(text)
+}
+
+/** By character: every address of every endpoint comes through here. */
+function canonicalIPv4(text: string): string | undefined {
+  let dots = 0
+  let digits = 0
+  let octet = 0
+  let isCanonical = true
+  for (let i = 0; i < text.length; i++) {
+    const c = text.charCodeAt(i)
+    if (c === 46) {
+      if (digits === 0 || ++dots > 3) return undefined
+      digits = 0
+      octet = 0
+      continue
+    }
+    if (c < 48 || c > 57 || digits === 3) return undefined
+    if (digits > 0 && octet === 0) isCanonical = false
+    octet = octet * 10 + c - 48
+    digits++
+    if (octet > 255) return undefined
   }
-  return values.join('.')
+  if (dots !== 3 || digits === 0) return undefined
+  return isCanonical ? text : text.split('.').map(Number).join('.')
 }
 
 /** Family of a canonical address. */
@@ -32,27 +47,42 @@ export function familyOf(address: string): Family {
 
 /** Network-order bytes of a canonical address: 4 or 16. */
 export function addressBytes(address: string): Uint8Array {
-  if (!address.includes(':')) {
-    const bytes = new Uint8Array(4)
-    let octet = 0
-    let index = 0
-    for (let i = 0; i < address.length; i++) {
-      const c = address.charCodeAt(i)
-      if (c === 46) {
-        bytes[index++] = octet
-        octet = 0
-      } else octet = octet * 10 + c - 48
-    }
-    bytes[index] = octet
-    return bytes
-  }
-  return Uint8Array.from(ipaddr.IPv6.parse(address).toByteArray())
+  const bytes = new Uint8Array(address.includes(':') ? 16 : 4)
+  putAddress(bytes, 0, address)
+  return bytes
 }
 
 /** Canonical text of 4 or 16 network-order bytes. */
 export function addressText(bytes: Uint8Array): string {
   if (bytes.length === 4) return `${bytes[0]}.${bytes[1]}.${bytes[2]}.${bytes[3]}`
   return new ipaddr.IPv6([...bytes]).toRFC5952String()
+}
+
+/** Puts the network-order bytes of a canonical address into a buffer; answers how many: 4 or 16. */
+export function putAddress(buffer: Uint8Array, at: number, address: string): number {
+  if (address.includes(':')) {
+    buffer.set(ipaddr.IPv6.parse(address).toByteArray(), at)
+    return 16
+  }
+  let octet = 0
+  let index = at
+  for (let i = 0; i < address.length; i++) {
+    const c = address.charCodeAt(i)
+    if (c === 46) {
+      buffer[index++] = octet
+      octet = 0
+    } else octet = octet * 10 + c - 48
+  }
+  buffer[index] = octet
+  return 4
+}
+
+/** Canonical text of an address kept as 4 or 16 characters up to U+00FF, from `at` on. */
+export function unpackAddress(packed: string, at: number, length: number): string {
+  if (length === 4) {
+    return `${packed.charCodeAt(at)}.${packed.charCodeAt(at + 1)}.${packed.charCodeAt(at + 2)}.${packed.charCodeAt(at + 3)}`
+  }
+  return addressText(Uint8Array.from({ length }, (_, i) => packed.charCodeAt(at + i)))
 }
 
 export interface Cidr {

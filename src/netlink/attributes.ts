@@ -38,8 +38,8 @@ export class Writer {
     if (headerLength + payload > maxAttributeLength)
       refuse(`attribute ${type}`, this.length, `${payload} bytes are too many`)
     const start = this.reserve(headerLength + ((payload + 3) & ~3))
-    this.#word16(start, headerLength + payload)
-    this.#word16(start + 2, type)
+    this.word16(start, headerLength + payload)
+    this.word16(start + 2, type)
     for (let i = start + headerLength + payload; i < this.length; i++) this.buffer[i] = 0
     return start + headerLength
   }
@@ -47,14 +47,14 @@ export class Writer {
   /** Starts an attribute whose length is not known yet; `endAttribute` takes the answer. */
   beginAttribute(type: number): number {
     const start = this.reserve(headerLength)
-    this.#word16(start + 2, type)
+    this.word16(start + 2, type)
     return start
   }
 
   endAttribute(start: number): void {
     const length = this.length - start
     if (length > maxAttributeLength) refuse('attribute', start, `${length} bytes are too many`)
-    this.#word16(start, length)
+    this.word16(start, length)
   }
 
   /** Bytes as they are, zero-padded to 4. */
@@ -69,9 +69,14 @@ export class Writer {
     return Buffer.from(this.buffer.subarray(from, this.length))
   }
 
-  #word16(at: number, value: number): void {
-    this.buffer[at] = value & 0xff
-    this.buffer[at + 1] = value >> 8
+  /** Overwrites 2 bytes that were reserved. */
+  word16(at: number, value: number): void {
+    putLe16(this.buffer, value, at)
+  }
+
+  /** Overwrites 4 bytes that were reserved. */
+  word32(at: number, value: number): void {
+    putLe32(this.buffer, value, at)
   }
 }
 
@@ -87,8 +92,10 @@ function fixed(
   put: (buffer: Buffer, value: number, at: number) => void,
   get: (buffer: Buffer, at: number) => number,
 ): FieldCodec<number> {
+  const most = 2 ** (8 * length) - 1
   return {
     write: (writer, type, value) => {
+      if (!(value >= 0 && value <= most)) refuse(`attribute ${type}`, writer.length, `${value} is not within ${most}`)
       const at = writer.attribute(type | flags, length)
       put(writer.buffer, value, at)
     },
@@ -99,8 +106,27 @@ function fixed(
   }
 }
 
-const putBe16 = (b: Buffer, v: number, at: number): number => b.writeUInt16BE(v, at)
-const putBe32 = (b: Buffer, v: number, at: number): number => b.writeUInt32BE(v, at)
+// Plain stores: Buffer's own methods check each value, and these are called a million times in a cold start.
+const putLe16 = (b: Buffer, v: number, at: number): void => {
+  b[at] = v
+  b[at + 1] = v >>> 8
+}
+const putLe32 = (b: Buffer, v: number, at: number): void => {
+  b[at] = v
+  b[at + 1] = v >>> 8
+  b[at + 2] = v >>> 16
+  b[at + 3] = v >>> 24
+}
+const putBe16 = (b: Buffer, v: number, at: number): void => {
+  b[at] = v >>> 8
+  b[at + 1] = v
+}
+const putBe32 = (b: Buffer, v: number, at: number): void => {
+  b[at] = v >>> 24
+  b[at + 1] = v >>> 16
+  b[at + 2] = v >>> 8
+  b[at + 3] = v
+}
 const getBe16 = (b: Buffer, at: number): number => b.readUInt16BE(at)
 const getBe32 = (b: Buffer, at: number): number => b.readUInt32BE(at)
 
@@ -108,21 +134,11 @@ const getBe32 = (b: Buffer, at: number): number => b.readUInt32BE(at)
 export const u8 = fixed(
   1,
   0,
-  (b, v, at) => b.writeUInt8(v, at),
+  (b, v, at) => void (b[at] = v),
   (b, at) => b.readUInt8(at),
 )
-export const u16 = fixed(
-  2,
-  0,
-  (b, v, at) => b.writeUInt16LE(v, at),
-  (b, at) => b.readUInt16LE(at),
-)
-export const u32 = fixed(
-  4,
-  0,
-  (b, v, at) => b.writeUInt32LE(v, at),
-  (b, at) => b.readUInt32LE(at),
-)
+export const u16 = fixed(2, 0, putLe16, (b, at) => b.readUInt16LE(at))
+export const u32 = fixed(4, 0, putLe32, (b, at) => b.readUInt32LE(at))
 /** Numbers in network order, as the kernel keeps them. */
 export const be16 = fixed(2, 0, putBe16, getBe16)
 export const be32 = fixed(4, 0, putBe32, getBe32)
@@ -178,7 +194,7 @@ function address(length: number, flags: number): FieldCodec<Uint8Array> {
       if (value.length > length) refuse(`attribute ${type}`, writer.length, `an address of ${value.length} bytes`)
       const at = writer.attribute(type | flags, length)
       writer.buffer.set(value, at)
-      if (value.length < length) writer.buffer.fill(0, at + value.length, at + length)
+      for (let i = at + value.length; i < at + length; i++) writer.buffer[i] = 0
     },
     read: (buffer, start, end, path) =>
       end - start === length

@@ -17,9 +17,7 @@ export function genericMessage(family: number, command: number, write?: (writer:
     type: family,
     write: (writer) => {
       const at = writer.reserve(genericHeaderLength)
-      writer.buffer.writeUInt32LE(0, at)
-      writer.buffer[at] = command
-      writer.buffer[at + 1] = 1
+      writer.word32(at, command | (1 << 8))
       write?.(writer)
     },
   }

@@ -41,12 +41,11 @@ export interface Received {
 export function writeMessage(writer: Writer, message: Message, extraFlags: number, sequence: number): number {
   const start = writer.reserve(headerLength)
   message.write(writer)
-  const buffer = writer.buffer
-  buffer.writeUInt32LE(writer.length - start, start)
-  buffer.writeUInt16LE(message.type, start + 4)
-  buffer.writeUInt16LE((message.flags ?? 0) | flags.request | extraFlags, start + 6)
-  buffer.writeUInt32LE(sequence, start + 8)
-  buffer.writeUInt32LE(0, start + 12)
+  writer.word32(start, writer.length - start)
+  writer.word16(start + 4, message.type)
+  writer.word16(start + 6, (message.flags ?? 0) | flags.request | extraFlags)
+  writer.word32(start + 8, sequence)
+  writer.word32(start + 12, 0)
   return start
 }
 

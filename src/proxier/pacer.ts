@@ -30,6 +30,8 @@ export class Pacer {
   }
 
   request(): void {
+    // Aborting makes an error with its stack: once is enough for a thousand events.
+    if (this.#requested) return
     this.#requested = true
     this.#wake.abort()
   }
