@@ -8,6 +8,7 @@ import { deviceName, DummyLayer } from './dummy/layer.ts'
 import type { Ipset } from './ipset/ipset.ts'
 import { KernelIpset } from './ipset/kernel-ipset.ts'
 import { IpsetLayer } from './ipset/layer.ts'
+import { RuleGeneration } from './iptables/generation.ts'
 import type { Iptables } from './iptables/iptables.ts'
 import { IptablesLayer } from './iptables/layer.ts'
 import { chooseVariant, IptablesTool } from './iptables/restore.ts'
@@ -28,6 +29,7 @@ export interface Kernel {
   readonly ipset: Ipset
   readonly dummy: Dummy
   readonly flows: Flows
+  readonly generation: RuleGeneration
   close(): void
 }
 
@@ -36,13 +38,15 @@ export function openKernel(): Kernel {
   const ipset = new KernelIpset()
   const dummy = new KernelDummy()
   const flows = new KernelFlows()
+  const generation = new RuleGeneration()
   return {
     ipvs,
     ipset,
     dummy,
     flows,
+    generation,
     close: () => {
-      for (const part of [ipvs, ipset, dummy, flows]) part.close()
+      for (const part of [ipvs, ipset, dummy, flows, generation]) part.close()
     },
   }
 }
@@ -98,7 +102,7 @@ export type Effects = Pick<ProxierParts, 'flows' | 'serviceHealth'>
 export function buildFamily(
   family: Family,
   settings: FamilySettings,
-  kernel: Pick<Kernel, 'ipvs' | 'ipset' | 'dummy'>,
+  kernel: Pick<Kernel, 'ipvs' | 'ipset' | 'dummy'> & Partial<Pick<Kernel, 'generation'>>,
   iptables: Iptables & { readonly randomFully: boolean },
   log: Log,
   observer: ProxierObserver & { restoreFailed(family: Family): void },
@@ -132,6 +136,9 @@ export function buildFamily(
       randomFully: iptables.randomFully,
     },
     onRestoreFailure: () => observer.restoreFailed(family),
+    ...(iptables.variant === 'nft' && kernel.generation !== undefined
+      ? { generation: () => kernel.generation!.read() }
+      : {}),
   })
   const servers = new IpvsLayer({
     family,
@@ -180,11 +187,8 @@ export function buildFamily(
 /** Addresses of a family on all links but the dummy device, without loopback and IPv6 link-local ones. */
 async function readNodeAddresses(dummy: Dummy, family: Family): Promise<string[]> {
   const device = (await dummy.links()).find(({ name }) => name === deviceName)?.index
-  const addresses = await dummy.addresses()
-  const own = addresses.filter(
-    (one) =>
-      one.family === family && one.linkIndex !== device && !isLoopback(one.address) && !isIPv6LinkLocal(one.address),
-  )
+  const addresses = await dummy.addresses({ family, isOn: (linkIndex) => linkIndex !== device })
+  const own = addresses.filter(({ address }) => !isLoopback(address) && !isIPv6LinkLocal(address))
   return [...new Set(own.map(({ address }) => address))].sort()
 }
 

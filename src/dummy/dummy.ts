@@ -15,11 +15,18 @@ export interface InterfaceAddress {
   readonly prefix: number
 }
 
+export interface AddressFilter {
+  readonly family: Family
+  readonly isOn: (linkIndex: number) => boolean
+}
+
 /** What we need of rtnetlink: the dummy device, its addresses, and the node's own ones. */
 export interface Dummy {
   links(): Promise<readonly Link[]>
-  /** All addresses of all links, both families. */
-  addresses(): Promise<readonly InterfaceAddress[]>
+  /** All addresses of all links, or of some. */
+  addresses(filter?: AddressFilter): Promise<readonly InterfaceAddress[]>
+  /** A short text that is the same as long as these addresses are. */
+  fingerprint(filter: AddressFilter): Promise<string>
   /** Makes a dummy link, left down; EEXIST is an error here. */
   createDevice(name: string): Promise<void>
   deleteDevice(name: string): Promise<void>

@@ -1,7 +1,7 @@
 import { KernelError } from '../lib/errors.ts'
 import { familyOf } from '../model/address.ts'
 import { errno } from '../netlink/errno.ts'
-import type { Dummy, InterfaceAddress, Link } from './dummy.ts'
+import type { AddressFilter, Dummy, InterfaceAddress, Link } from './dummy.ts'
 import { bindError, createDeviceError } from './messages.ts'
 
 /**
@@ -27,9 +27,20 @@ export class FakeDummy implements Dummy {
     return [...this.#links]
   }
 
-  async addresses(): Promise<readonly InterfaceAddress[]> {
+  async addresses(filter?: AddressFilter): Promise<readonly InterfaceAddress[]> {
     this.#calledOrThrow('addresses', '')
-    return [...this.#addresses]
+    return this.#select(filter)
+  }
+
+  async fingerprint(filter: AddressFilter): Promise<string> {
+    this.#calledOrThrow('addresses', '')
+    return JSON.stringify(this.#select(filter))
+  }
+
+  #select(filter?: AddressFilter): readonly InterfaceAddress[] {
+    return this.#addresses.filter(
+      ({ family, linkIndex }) => !filter || (family === filter.family && filter.isOn(linkIndex)),
+    )
   }
 
   async createDevice(name: string): Promise<void> {

@@ -1,12 +1,13 @@
 import type { KernelError } from '../lib/errors.ts'
-import { Connection, type Message } from '../netlink/connection.ts'
+import { Connection, type IsPart, type Message } from '../netlink/connection.ts'
 import { errno, kernelError } from '../netlink/errno.ts'
 import { protocols } from '../netlink/header.ts'
-import type { Dummy, InterfaceAddress, Link } from './dummy.ts'
+import type { AddressFilter, Dummy, InterfaceAddress, Link } from './dummy.ts'
 import {
   bindError,
   bindMessage,
   createDeviceError,
+  addressLink,
   createDeviceMessage,
   decodeInterfaceAddress,
   decodeLink,
@@ -36,9 +37,18 @@ export class KernelDummy implements Dummy {
     return (await this.#dump(listLinksMessage(), 'links')).map(decodeLink)
   }
 
-  async addresses(): Promise<readonly InterfaceAddress[]> {
-    const payloads = await this.#dump(listAddressesMessage(), 'addresses')
+  async addresses(filter?: AddressFilter): Promise<readonly InterfaceAddress[]> {
+    const payloads = await this.#dump(listAddressesMessage(filter?.family), 'addresses', partOf(filter))
     return payloads.flatMap((payload) => decodeInterfaceAddress(payload) ?? [])
+  }
+
+  async fingerprint(filter: AddressFilter): Promise<string> {
+    const { errno: result, text } = await this.#connection.fingerprint(
+      listAddressesMessage(filter.family),
+      partOf(filter),
+    )
+    if (result !== 0) throw kernelError(result, 'list', 'addresses')
+    return text
   }
 
   async createDevice(name: string): Promise<void> {
@@ -79,9 +89,14 @@ export class KernelDummy implements Dummy {
     return refused
   }
 
-  async #dump(message: Message, object: string): Promise<readonly Buffer[]> {
-    const reply = await this.#connection.dump(message)
+  async #dump(message: Message, object: string, isPart?: IsPart): Promise<readonly Buffer[]> {
+    const reply = await this.#connection.dump(message, isPart)
     if (reply.errno !== 0) throw kernelError(reply.errno, 'list', object)
     return reply.payloads
   }
+}
+
+/** Told by the message's head alone: those of a device with ten thousand addresses need not be decoded. */
+function partOf(filter: AddressFilter | undefined): IsPart | undefined {
+  return filter && (({ datagram, start, end }) => filter.isOn(addressLink(datagram, start, end)))
 }

@@ -4,7 +4,7 @@ import { cidrContains, isIPv6LinkLocal, type Cidr, type Family } from '../model/
 import { isHeld, Refusals } from '../reconcile/apply.ts'
 import { DeltaTable } from '../reconcile/delta-table.ts'
 import type { Drift, Layer, Outcome, Owner } from '../reconcile/layer.ts'
-import type { Dummy } from './dummy.ts'
+import type { Dummy, InterfaceAddress } from './dummy.ts'
 
 export const deviceName = 'kube-ipvs0'
 
@@ -31,6 +31,10 @@ export class DummyLayer implements Layer {
   readonly #ownBound = new Set<string>()
   #index: number | undefined
   #adopted = false
+  /** Writings begun or ended so far: odd while one is under way. */
+  #writes = 0
+  /** Fingerprint of the addresses when they were last read, and after how many writings. */
+  #lastRead = { fingerprint: '', writes: -1 }
 
   constructor(options: DummyLayerOptions) {
     this.#options = options
@@ -49,9 +53,11 @@ export class DummyLayer implements Layer {
     const report = (kind: string, object: string, state: string): void => {
       if (this.#adopted) drifts.push({ layer: this.name, kind, object, state })
     }
-    const hadDevice = this.#index !== undefined
     const former = this.#index
-    await this.#findDevice()
+    const hadDevice = former !== undefined
+    const read = await this.#readQuietly()
+    if (read === undefined) return []
+    this.#index = read.index
     if (this.#index === undefined) {
       // Its addresses went with it: one thing happened, one line says so.
       if (hadDevice && this.#options.speaksForDevice) report('device', deviceName, 'missing')
@@ -61,9 +67,13 @@ export class DummyLayer implements Layer {
     }
     const replaced = hadDevice && former !== this.#index
     if (replaced && this.#options.speaksForDevice) report('device', deviceName, 'changed')
+    const { found, fingerprint } = read
+    // Nobody has touched them since they were last read.
+    if (found === undefined) return drifts
+    this.#lastRead = { fingerprint, writes: this.#writes }
     const now = new Map<string, true>()
-    for (const { linkIndex, family, address, prefix } of await this.#options.dummy.addresses()) {
-      if (linkIndex !== this.#index || family !== this.#options.family || isIPv6LinkLocal(address)) continue
+    for (const { family, address, prefix } of found) {
+      if (isIPv6LinkLocal(address)) continue
       // With another prefix it is not the address that we bind, and the kernel removes it by that prefix only.
       const key = prefix === (family === 'IPv4' ? 32 : 128) ? address : `${address}/${prefix}`
       const kept = !this.#addresses.isWanted(key) && !this.#ownBound.has(key) && this.#isExcluded(address)
@@ -94,8 +104,10 @@ export class DummyLayer implements Layer {
       if (!isHeld(this.#options.ownersOf(address), held)) additions.push(address)
     }
     if (additions.length > 0) {
-      await this.#makeRoom(new Set(additions))
-      const refused = await this.#options.dummy.bind(this.#index!, additions)
+      const refused = await this.#writing(async () => {
+        await this.#makeRoom(new Set(additions))
+        return this.#options.dummy.bind(this.#index!, additions)
+      })
       for (const address of additions) {
         const error = refused.get(address)
         if (error === undefined) {
@@ -113,7 +125,8 @@ export class DummyLayer implements Layer {
     if (removals.length === 0 || this.#index === undefined) return { applied: 0, refused: new Map() }
     const refusals = new Refusals()
     let applied = 0
-    const refused = await this.#options.dummy.unbind(this.#index, removals)
+    const index = this.#index
+    const refused = await this.#writing(() => this.#options.dummy.unbind(index, removals))
     for (const address of removals) {
       const error = refused.get(address)
       if (error === undefined) {
@@ -133,7 +146,34 @@ export class DummyLayer implements Layer {
     for (const key of others) if (!refused.has(key)) this.#addresses.gone(key)
   }
 
-  async #findDevice(): Promise<void> {
+  /** Device and addresses with no writing of ours in between; undefined where there was one each time. */
+  async #readQuietly(): Promise<
+    { index: number | undefined; fingerprint: string; found: readonly InterfaceAddress[] | undefined } | undefined
+  > {
+    const { dummy, family } = this.#options
+    for (let attempt = 0; attempt < 3; attempt++) {
+      const before = this.#writes
+      const index = await this.#findDevice()
+      const filter = { family, isOn: (linkIndex: number) => linkIndex === index }
+      const fingerprint = index === undefined ? '' : await dummy.fingerprint(filter)
+      const { fingerprint: last, writes } = this.#lastRead
+      const known = fingerprint === last && before === writes && index === this.#index
+      const found = index === undefined || known ? undefined : await dummy.addresses(filter)
+      if (before % 2 === 0 && before === this.#writes) return { index, fingerprint, found }
+    }
+    return undefined
+  }
+
+  async #writing<T>(write: () => Promise<T>): Promise<T> {
+    this.#writes++
+    try {
+      return await write()
+    } finally {
+      this.#writes++
+    }
+  }
+
+  async #findDevice(): Promise<number | undefined> {
     const link = (await this.#options.dummy.links()).find(({ name }) => name === deviceName)
     if (link !== undefined && link.kind !== 'dummy') {
       throw new ProxyError('KERNEL', `device ${deviceName} exists but is no dummy device (${link.kind || 'no kind'})`, {
@@ -141,17 +181,17 @@ export class DummyLayer implements Layer {
         advice: `remove or rename it: ip link delete ${deviceName}`,
       })
     }
-    this.#index = link?.index
+    return link?.index
   }
 
   async #createDevice(): Promise<void> {
     try {
-      await this.#options.dummy.createDevice(deviceName)
+      await this.#writing(() => this.#options.dummy.createDevice(deviceName))
     } catch (error) {
       // The other family's layer was quicker.
       if (!(error instanceof KernelError && error.errnoName === 'EEXIST')) throw error
     }
-    await this.#findDevice()
+    this.#index = await this.#findDevice()
     if (this.#index === undefined) {
       throw new ProxyError('KERNEL', `device ${deviceName} was made but is not there`, { object: deviceName })
     }

@@ -1,5 +1,5 @@
 import { ProxyError, type KernelError } from '../lib/errors.ts'
-import { addressBytes, addressText } from '../model/address.ts'
+import { addressBytes, addressText, type Family } from '../model/address.ts'
 import { attributes, bytes, nested, text, u32 } from '../netlink/attributes.ts'
 import type { Message } from '../netlink/connection.ts'
 import { errno, kernelError } from '../netlink/errno.ts'
@@ -89,14 +89,21 @@ export function unbindMessage(linkIndex: number, address: string): Message {
   return addressMessage(messageTypes.deleteAddress, 0, linkIndex, address)
 }
 
-export function listAddressesMessage(): Message {
+/** Addresses of a family, or of all. */
+export function listAddressesMessage(family?: Family): Message {
   return {
     type: messageTypes.getAddress,
     write: (writer) => {
       const at = writer.reserve(addressHeaderLength)
       writer.buffer.fill(0, at, at + addressHeaderLength)
+      if (family !== undefined) writer.buffer[at] = family === 'IPv4' ? families.inet : families.inet6
     },
   }
+}
+
+/** Index of the link that an address message is about; -1 where it is too short. */
+export function addressLink(datagram: Buffer, start: number, end: number): number {
+  return end - start < addressHeaderLength ? -1 : datagram.readUInt32LE(start + 4)
 }
 
 function refuseShort(payload: Buffer, length: number, path: string): void {

@@ -67,6 +67,12 @@ export class FakeIpset implements Ipset {
     return { spec, entries: [...present.entries], references: present.references }
   }
 
+  async fingerprint(name: string): Promise<string> {
+    this.#calledOrThrow('list', name)
+    const found = this.#sets.get(name)
+    return found === undefined ? '' : JSON.stringify({ ...found, entries: [...found.entries] })
+  }
+
   async names(): Promise<readonly string[]> {
     this.#calledOrThrow('names', '')
     return [...this.#sets.keys()]

@@ -35,6 +35,8 @@ export interface Ipset {
   remove(set: SetSpec, entries: readonly string[]): Promise<ReadonlyMap<string, KernelError>>
   /** One set with its entries; undefined where there is none of the name. */
   list(name: string): Promise<ObservedSet | undefined>
+  /** A short text that is the same as long as the set is; "" where there is none of the name. */
+  fingerprint(name: string): Promise<string>
   /** Names of all sets of the namespace. */
   names(): Promise<readonly string[]>
   /** Exchanges the contents of two sets of the same type, at once. */

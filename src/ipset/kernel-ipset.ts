@@ -80,6 +80,13 @@ export class KernelIpset implements Ipset {
     return decodeSet(reply.payloads, entryText)
   }
 
+  async fingerprint(name: string): Promise<string> {
+    const { errno: result, text } = await this.#connection.fingerprint(listMessage(name))
+    if (result === errno.ENOENT) return ''
+    if (result !== 0) throw ipsetError(result, 'list', `set ${name}`)
+    return text
+  }
+
   async names(): Promise<readonly string[]> {
     const reply = await this.#connection.dump(namesMessage())
     if (reply.errno !== 0) throw ipsetError(reply.errno, 'list', 'names of sets')

@@ -7,7 +7,7 @@ import { asError, isHeld, Refusals } from '../reconcile/apply.ts'
 import { DeltaTable } from '../reconcile/delta-table.ts'
 import type { Drift, Layer, Outcome, Owner } from '../reconcile/layer.ts'
 import { allRoles, isOnDemand, orderOfAdding, setSpec, temporaryName } from './catalogue.ts'
-import type { Ipset, SetSpec } from './ipset.ts'
+import type { Ipset, ObservedSet, SetSpec } from './ipset.ts'
 
 export interface IpsetLayerOptions {
   readonly family: Family
@@ -33,6 +33,10 @@ interface RoleState {
   spec: SetSpec
   readonly entries: DeltaTable<string, true>
   exists: boolean
+  /** Writings begun or ended so far: odd while one is under way. */
+  writes: number
+  /** Fingerprint of the set when it was last read, and after how many writings. */
+  lastRead: { readonly fingerprint: string; readonly writes: number }
 }
 
 /** The KUBE-* sets of one family. All but those on demand exist always, empty or not: rules name them. */
@@ -49,7 +53,13 @@ export class IpsetLayer implements Layer {
     this.#options = options
     for (const role of allRoles) {
       const spec = { ...setSpec(role, options.family), ...options.sizes }
-      this.#roles.set(role, { spec, entries: new DeltaTable(), exists: false })
+      this.#roles.set(role, {
+        spec,
+        entries: new DeltaTable(),
+        exists: false,
+        writes: 0,
+        lastRead: { fingerprint: '', writes: -1 },
+      })
     }
   }
 
@@ -72,9 +82,13 @@ export class IpsetLayer implements Layer {
     const turn = new Turn()
     for (const [role, state] of this.#roles) {
       if (turn.isOver) await turn.next()
-      this.#touched.add(role)
       const { spec, entries } = state
-      const found = await this.#options.ipset.list(spec.name)
+      const read = await this.#readQuietly(state)
+      // Nobody has touched it since it was last read, or we have touched it ourselves each time.
+      if (read === undefined) continue
+      const { found } = read
+      state.lastRead = { fingerprint: read.fingerprint, writes: state.writes }
+      this.#touched.add(role)
       if (found === undefined) {
         if (state.exists) report('set', spec.name, 'missing')
         state.exists = false
@@ -88,7 +102,7 @@ export class IpsetLayer implements Layer {
           found: `${found.spec.type} family ${found.spec.family}`,
           wanted: `${spec.type} family ${spec.family}`,
         })
-        await this.#options.ipset.destroy(spec.name).catch((error: unknown) => {
+        await writing(state, () => this.#options.ipset.destroy(spec.name)).catch((error: unknown) => {
           throw new ProxyError(
             'KERNEL',
             `set ${spec.name} has type ${found.spec.type}, ${spec.type} is needed, and it cannot be replaced`,
@@ -130,7 +144,7 @@ export class IpsetLayer implements Layer {
       if (!state.exists && isOnDemand(role) && entries.wantedCount === 0) continue
       if (!state.exists) {
         try {
-          await this.#options.ipset.create(state.spec)
+          await writing(state, () => this.#options.ipset.create(state.spec))
           state.exists = true
           applied++
         } catch (error) {
@@ -144,7 +158,7 @@ export class IpsetLayer implements Layer {
         if (!isHeld(this.#options.ownersOf(role, entry), held)) additions.push(entry)
       }
       if (additions.length === 0) continue
-      const refused = await this.#put(state, additions)
+      const refused = await writing(state, () => this.#put(state, additions))
       for (const entry of additions) {
         const error = refused.get(entry)
         if (error === undefined) {
@@ -165,7 +179,7 @@ export class IpsetLayer implements Layer {
       const { spec, entries } = state
       const removals = [...entries.removals()]
       if (removals.length > 0) {
-        const refused = await this.#options.ipset.remove(spec, removals)
+        const refused = await writing(state, () => this.#options.ipset.remove(spec, removals))
         for (const entry of removals) {
           const error = refused.get(entry)
           if (error === undefined) {
@@ -175,7 +189,12 @@ export class IpsetLayer implements Layer {
         }
       }
       const unneeded = isOnDemand(role) && entries.wantedCount === 0
-      if (state.exists && unneeded && entries.pendingCount === 0 && (await this.#destroyed(spec.name))) {
+      if (
+        state.exists &&
+        unneeded &&
+        entries.pendingCount === 0 &&
+        (await writing(state, () => this.#destroyed(spec.name)))
+      ) {
         state.exists = false
         applied++
       }
@@ -189,6 +208,25 @@ export class IpsetLayer implements Layer {
     for (const { spec, entries, exists } of this.#roles.values()) {
       if (exists) yield { set: spec.name, members: entries.actualCount, size: capacityOf(spec) }
     }
+  }
+
+  /**
+   * The set as it stands, with no writing of ours in between; undefined where it is as last read, or there was one each
+   * time.
+   */
+  async #readQuietly(
+    state: RoleState,
+  ): Promise<{ readonly fingerprint: string; readonly found: ObservedSet | undefined } | undefined> {
+    const { ipset } = this.#options
+    for (let attempt = 0; attempt < 3; attempt++) {
+      const before = state.writes
+      const fingerprint = await ipset.fingerprint(state.spec.name)
+      const known = fingerprint === state.lastRead.fingerprint && before === state.lastRead.writes
+      const found = known || fingerprint === '' ? undefined : await ipset.list(state.spec.name)
+      if (before % 2 !== 0 || before !== state.writes) continue
+      return known ? undefined : { fingerprint, found }
+    }
+    return undefined
   }
 
   /** What a process left behind that was killed while it made a set larger. */
@@ -288,6 +326,15 @@ export class IpsetLayer implements Layer {
       }
     }
     return errors
+  }
+}
+
+async function writing<T>(state: RoleState, write: () => Promise<T>): Promise<T> {
+  state.writes++
+  try {
+    return await write()
+  } finally {
+    state.writes++
   }
 }
 

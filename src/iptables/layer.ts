@@ -1,3 +1,4 @@
+import { isDeepStrictEqual } from 'node:util'
 import { ProxyError } from '../lib/errors.ts'
 import type { Log } from '../lib/log.ts'
 import type { Family } from '../model/address.ts'
@@ -16,6 +17,8 @@ export interface IptablesLayerOptions {
   readonly log: Log
   readonly rules: RuleSettings
   readonly onRestoreFailure?: () => void
+  /** A number that each change of any rule raises; undefined where the kernel has none. */
+  readonly generation?: () => Promise<number | undefined>
 }
 
 /** What the rules depend on from pass to pass. */
@@ -46,6 +49,15 @@ function common(a: Wish, b: Wish): Wish {
   return { nonEmpty: a.nonEmpty.intersection(b.nonEmpty), drops, localDetector: a.localDetector }
 }
 
+function sameWish(a: Wish, b: Wish): boolean {
+  return (
+    a.nonEmpty.size === b.nonEmpty.size &&
+    a.nonEmpty.isSubsetOf(b.nonEmpty) &&
+    (a.drops === b.drops || isDeepStrictEqual(a.drops.map(dropKey).sort(), b.drops.map(dropKey).sort())) &&
+    isDeepStrictEqual(a.localDetector, b.localDetector)
+  )
+}
+
 /**
  * Chains and jumps of one family. It writes only chains that are not as they should be, in one restore; rules of other
  * software are never touched. Rules appear before what needs them and disappear after what they served is gone.
@@ -66,6 +78,12 @@ export class IptablesLayer implements Layer {
   /** Chains and jumps that stood after our last success, by key. */
   readonly #stoodChains = new Map<string, Chain>()
   readonly #stoodJumps = new Map<string, Jump>()
+  /** Restores begun or ended so far: what was read meanwhile may be half of one. */
+  #writes = 0
+  /** The kernel's rule generation that both tables were read at, where it counts them and nothing was written since. */
+  #readAt: number | undefined
+  /** The rules in force are those of the wish. */
+  #settled = false
 
   constructor(options: IptablesLayerOptions) {
     this.#options = options
@@ -74,12 +92,21 @@ export class IptablesLayer implements Layer {
 
   /** Roles whose sets shall have entries, what to drop from the node itself, and how its pods are told. */
   want(nonEmpty: ReadonlySet<SetRole>, outFilterDrops: readonly Drop[], localDetector?: LocalDetector): void {
-    this.#wish = { nonEmpty, drops: outFilterDrops, localDetector }
+    const wish = { nonEmpty, drops: outFilterDrops, localDetector }
+    this.#settled &&= sameWish(this.#wish, wish)
+    this.#wish = wish
   }
 
   async resync(): Promise<readonly Drift[]> {
-    this.#kernel = undefined
-    const kernel = await this.#read()
+    const generation = await this.#options.generation?.()
+    // Nobody has written any rule since.
+    if (generation !== undefined && generation === this.#readAt && this.#kernel !== undefined) return []
+    const kernel = await this.#readWhole()
+    if (kernel === undefined) return []
+    this.#kernel = kernel
+    this.#inForce ??= this.#adopt(kernel)
+    this.#readAt = generation
+    this.#settled = false
     const drift: Drift[] = []
     for (const chain of this.#stoodChains.values()) {
       const saved = kernel.get(chain.table)?.get(chain.name)
@@ -97,6 +124,7 @@ export class IptablesLayer implements Layer {
   }
 
   async add(): Promise<Outcome> {
+    if (this.#settled) return { applied: 0, refused: noOwners }
     try {
       const kernel = await this.#read()
       const goal = both(this.#inForce ?? nothing, this.#wish)
@@ -113,7 +141,7 @@ export class IptablesLayer implements Layer {
 
   async remove(held: ReadonlySet<Owner>): Promise<Outcome> {
     // What a held owner gave up still serves, and it is not known here which rules it needs.
-    if (held.size > 0) return { applied: 0, refused: noOwners }
+    if (held.size > 0 || this.#settled) return { applied: 0, refused: noOwners }
     try {
       const kernel = await this.#read()
       const before = this.#inForce ?? nothing
@@ -127,6 +155,7 @@ export class IptablesLayer implements Layer {
       const applied = await this.#write(kernel, chains, [])
       this.#inForce = goal
       for (const chain of chains) this.#stoodChains.set(chainKey(chain), chain)
+      this.#settled = sameWish(goal, this.#wish)
       return { applied, refused: noOwners }
     } catch (error) {
       return this.#failed(error)
@@ -179,11 +208,26 @@ export class IptablesLayer implements Layer {
 
   async #read(): Promise<Kernel> {
     if (this.#kernel) return this.#kernel
-    const kernel: Kernel = new Map()
-    await Promise.all(tables.map(async (table) => kernel.set(table, await this.#readTable(table))))
+    const kernel = await this.#readTables()
     this.#inForce ??= this.#adopt(kernel)
     this.#kernel = kernel
     return kernel
+  }
+
+  async #readTables(): Promise<Kernel> {
+    const kernel: Kernel = new Map()
+    await Promise.all(tables.map(async (table) => kernel.set(table, await this.#readTable(table))))
+    return kernel
+  }
+
+  /** Both tables with no restore of ours in between; undefined where there was one each time. */
+  async #readWhole(): Promise<Kernel | undefined> {
+    for (let attempt = 0; attempt < 3; attempt++) {
+      const before = this.#writes
+      const kernel = await this.#readTables()
+      if (before % 2 === 0 && before === this.#writes) return kernel
+    }
+    return undefined
   }
 
   async #readTable(table: Table): Promise<SavedTable> {
@@ -259,6 +303,10 @@ export class IptablesLayer implements Layer {
     })
     // Until it has succeeded nobody knows what stands: the tables are committed one after the other.
     this.#kernel = undefined
+    this.#readAt = undefined
+    this.#settled = false
+    // Odd while one is under way.
+    this.#writes++
     for (const chain of chains) this.#stoodChains.delete(chainKey(chain))
     for (const { jump } of counted) this.#stoodJumps.delete(jumpKey(jump))
     try {
@@ -266,6 +314,8 @@ export class IptablesLayer implements Layer {
     } catch (error) {
       this.#options.onRestoreFailure?.()
       throw error
+    } finally {
+      this.#writes++
     }
     const now: Kernel = new Map(kernel)
     const touched = new Set([...chains, ...counted.map(({ jump }) => jump)].map((one) => one.table))
@@ -307,6 +357,8 @@ export class IptablesLayer implements Layer {
 
   #forget(): void {
     this.#kernel = undefined
+    this.#readAt = undefined
+    this.#settled = false
     this.#inForce = undefined
     this.#stoodChains.clear()
     this.#stoodJumps.clear()

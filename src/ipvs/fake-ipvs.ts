@@ -1,15 +1,18 @@
 import { KernelError } from '../lib/errors.ts'
-import { addressBytes, familyOf } from '../model/address.ts'
+import { addressBytes, familyOf, type Family } from '../model/address.ts'
 import { errno } from '../netlink/errno.ts'
 import {
   destinationKey,
+  differences,
   serverFlags,
   serverKey,
   type Destination,
   type DestinationId,
   type Ipvs,
   type IpvsChange,
+  type IpvsDifferences,
   type IpvsTimeouts,
+  type KnownServer,
   type ObservedDestination,
   type ObservedServer,
   type ServerId,
@@ -65,6 +68,15 @@ export class FakeIpvs implements Ipvs {
       server,
       destinations: [...destinations.values()],
     }))
+  }
+
+  async compare(family: Family, known: ReadonlyMap<string, KnownServer>): Promise<IpvsDifferences> {
+    this.#calledOrThrow('listAll', '')
+    const all = [...this.#servers.values()].map(({ server, destinations }) => ({
+      server,
+      destinations: [...destinations.values()],
+    }))
+    return differences(family, all, known)
   }
 
   async timeouts(): Promise<IpvsTimeouts> {

@@ -1,5 +1,9 @@
 import type { KernelError } from '../lib/errors.ts'
+import type { Family } from '../model/address.ts'
+import { DestinationList } from '../model/destination-list.ts'
 import type { Destination, DestinationId, ServerId, VirtualServer } from '../model/virtual-server.ts'
+
+import { serverKey } from '../model/virtual-server.ts'
 
 export { destinationKey, serverFlags, serverKey } from '../model/virtual-server.ts'
 export type { Destination, DestinationId, ServerId, VirtualServer } from '../model/virtual-server.ts'
@@ -14,6 +18,20 @@ export interface ObservedDestination extends Destination {
 export interface ObservedServer {
   readonly server: VirtualServer
   readonly destinations: readonly ObservedDestination[]
+}
+
+/** A virtual server with its destinations, as wanted or as last seen. */
+export interface KnownServer {
+  readonly server: VirtualServer
+  readonly destinations: DestinationList
+}
+
+/** Where the kernel differs from what is known. */
+export interface IpvsDifferences {
+  /** Those that stand otherwise than known, or are not known, as they stand. */
+  readonly found: readonly ObservedServer[]
+  /** Keys of those that do not stand. */
+  readonly missing: readonly string[]
 }
 
 export type IpvsChange =
@@ -38,7 +56,40 @@ export interface Ipvs {
   /** A missing server has no destinations. */
   listDestinations(server: ServerId): Promise<readonly ObservedDestination[]>
   listAll(): Promise<readonly ObservedServer[]>
+  /**
+   * Looks through all virtual servers of a family for differences from what is known, by key. Others may write
+   * meanwhile: what they touched is in the answer or not.
+   */
+  compare(family: Family, known: ReadonlyMap<string, KnownServer>): Promise<IpvsDifferences>
   timeouts(): Promise<IpvsTimeouts>
   setTimeouts(timeouts: IpvsTimeouts): Promise<void>
   close(): void
+}
+
+/** Whether nothing of a virtual server has to be written. */
+export function sameServer(a: VirtualServer, b: VirtualServer): boolean {
+  return a === b || (a.scheduler === b.scheduler && a.flags === b.flags && a.timeout === b.timeout)
+}
+
+/** Destinations as they stand. One that does not masquerade has a weight that nobody wants: it is to be written. */
+export function observedDestinations(destinations: readonly ObservedDestination[]): DestinationList {
+  return DestinationList.of(destinations.map((one) => (one.forwarding === 0 ? one : { ...one, weight: -1 })))
+}
+
+/** The differences between what stands and what is known. */
+export function differences(
+  family: Family,
+  standing: readonly ObservedServer[],
+  known: ReadonlyMap<string, KnownServer>,
+): IpvsDifferences {
+  const seen = new Set<string>()
+  const found = standing.filter(({ server, destinations }) => {
+    if (server.family !== family) return false
+    const key = serverKey(server)
+    seen.add(key)
+    const former = known.get(key)
+    if (former === undefined || !sameServer(former.server, server)) return true
+    return !former.destinations.equals(observedDestinations(destinations))
+  })
+  return { found, missing: [...known.keys()].filter((key) => !seen.has(key)) }
 }

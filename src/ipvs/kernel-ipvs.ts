@@ -1,15 +1,22 @@
-import { readFile } from 'node:fs/promises'
+import { closeSync, openSync, readSync } from 'node:fs'
+import { setTimeout as sleep } from 'node:timers/promises'
 import type { KernelError } from '../lib/errors.ts'
 import { Turn } from '../lib/turn.ts'
+import type { Family } from '../model/address.ts'
+import { DestinationDigest } from '../model/destination-list.ts'
 import { Connection, type Message } from '../netlink/connection.ts'
-import { kernelError } from '../netlink/errno.ts'
+import { errno, kernelError } from '../netlink/errno.ts'
 import { resolveFamily } from '../netlink/generic.ts'
 import { protocols } from '../netlink/header.ts'
 import {
+  differences,
+  serverFlags,
   serverKey,
   type Ipvs,
   type IpvsChange,
+  type IpvsDifferences,
   type IpvsTimeouts,
+  type KnownServer,
   type ObservedDestination,
   type ObservedServer,
   type ServerId,
@@ -22,18 +29,112 @@ import {
   decodeServer,
   decodeTimeouts,
   familyName,
+  getServerMessage,
   getTimeoutsMessage,
   listDestinationsMessage,
   listServersMessage,
-  ProcIpVsParser,
   setTimeoutsMessage,
 } from './messages.ts'
+import { ProcParser, wordsText, type ProcDestination, type ProcVisitor } from './proc.ts'
 
 /** From so many servers on, reading the proc file beats one dump per server. */
 const manyServers = 64
 
+/** With more suspects than these the whole list is read instead of each. */
+const mostSuspects = 256
+
+/** Milliseconds in which another family may join a reading. */
+const joinTime = 20
+
 /** Changes turned into messages at a time, so that 100,000 of them are never there at once. */
 const changesPerBatch = 4096
+
+export interface ProcFile {
+  /** Bytes read, 0 at the end. */
+  read(buffer: Buffer): number
+  close(): void
+}
+
+function openProcFile(): ProcFile {
+  const file = openSync('/proc/net/ip_vs', 'r')
+  return { read: (buffer) => readSync(file, buffer), close: () => closeSync(file) }
+}
+
+function observed(one: ProcDestination): ObservedDestination {
+  return {
+    address: wordsText(one.family, one.words),
+    port: one.port,
+    weight: one.weight,
+    forwarding: one.forwarding,
+    activeConnections: one.activeConnections,
+    inactiveConnections: one.inactiveConnections,
+  }
+}
+
+/** Frequencies that kernels are built with (CONFIG_HZ). */
+const frequencies = [100, 250, 300, 1000]
+
+/** Goes through the proc file and notes servers that may not be as known. */
+class Survey implements ProcVisitor {
+  readonly seen = new Set<string>()
+  readonly suspects: ServerId[] = []
+  ticksPerSecond: number | undefined
+  readonly #family: Family
+  readonly #known: ReadonlyMap<string, KnownServer>
+  readonly #digest = new DestinationDigest()
+  #current: { readonly id: ServerId; readonly former: KnownServer | undefined; readonly same: boolean } | undefined
+  #count = 0
+
+  constructor(family: Family, known: ReadonlyMap<string, KnownServer>, ticksPerSecond: number | undefined) {
+    this.#family = family
+    this.#known = known
+    this.ticksPerSecond = ticksPerSecond
+  }
+
+  server(id: ServerId, scheduler: string, ticks: number, onePacket: boolean): void {
+    this.end()
+    if (id.family !== this.#family) return
+    const key = serverKey(id)
+    this.seen.add(key)
+    const former = this.#known.get(key)
+    const same = former !== undefined && !onePacket && this.#isSame(former, scheduler, ticks)
+    this.#current = { id, former, same }
+  }
+
+  #isSame({ server }: KnownServer, scheduler: string, ticks: number): boolean {
+    const persistent = (server.flags & serverFlags.persistent) !== 0
+    if (server.scheduler !== scheduler || persistent !== ticks > 0) return false
+    if (!persistent) return true
+    const frequency = ticks / server.timeout
+    if (this.ticksPerSecond === undefined && frequencies.includes(frequency)) this.ticksPerSecond = frequency
+    return frequency === this.ticksPerSecond
+  }
+
+  destination({ family, words, port, forwarding, weight }: ProcDestination): void {
+    this.#count++
+    // An IPv4 address among IPv6 ones is known by its mapped form, which is a sum of its own: a closer look decides.
+    const [a = 0, b = 0, c = 0, d = 0] = family === this.#family ? words : []
+    this.#digest.add(a, b, c, d, port, forwarding === 0 ? weight : -1)
+  }
+
+  /** Judges the last server. */
+  end(): void {
+    const current = this.#current
+    this.#current = undefined
+    if (current !== undefined) {
+      const { former, same, id } = current
+      const [first, second] = this.#digest.sums
+      const matches =
+        same &&
+        former!.destinations.length === this.#count &&
+        former!.destinations.digest[0] === first &&
+        former!.destinations.digest[1] === second
+      if (!matches) this.suspects.push(id)
+    }
+    this.#digest.reset()
+    this.#count = 0
+  }
+}
 
 /**
  * The kernel's IPVS by generic netlink. Calls wait for each other: the kernel continues a list of servers by counting
@@ -41,17 +142,21 @@ const changesPerBatch = 4096
  */
 export class KernelIpvs implements Ipvs {
   readonly #connection: Connection
-  readonly #readProc: () => Promise<string>
+  readonly #openProc: () => ProcFile
   #familyId: Promise<number> | undefined
   #turn: Promise<unknown> = Promise.resolve()
+  /** A reading of the proc file that has not begun: others may join it. */
+  #joinable: { readonly visitors: Map<Family, ProcVisitor>; readonly done: Promise<void> } | undefined
+  /** Of the kernel's clock that persistence timeouts are shown in; undefined until known. */
+  #ticksPerSecond: number | undefined
 
-  /** `connect` gives a connection of NETLINK_GENERIC; `readProc` the text of /proc/net/ip_vs. */
+  /** `connect` gives a connection of NETLINK_GENERIC; `openProc` opens /proc/net/ip_vs. */
   constructor(
     connect: () => Connection = () => Connection.open(protocols.generic),
-    readProc: () => Promise<string> = () => readFile('/proc/net/ip_vs', 'utf8'),
+    openProc: () => ProcFile = openProcFile,
   ) {
     this.#connection = connect()
-    this.#readProc = readProc
+    this.#openProc = openProc
   }
 
   /** Opens the socket and has the kernel load ip_vs; throws KernelError where it has none. */
@@ -126,18 +231,93 @@ export class KernelIpvs implements Ipvs {
     return all
   }
 
-  /** Destinations by server out of the proc file; it may be of many megabytes. */
+  /** Destinations by server out of the proc file. */
   async #parseProc(): Promise<ReadonlyMap<string, readonly ObservedDestination[]>> {
-    const text = await this.#readProc()
-    const parser = new ProcIpVsParser()
-    const turn = new Turn()
-    for (let from = 0; from < text.length;) {
-      if (turn.isOver) await turn.next()
-      const end = text.indexOf('\n', from)
-      parser.line(text.slice(from, end < 0 ? text.length : end))
-      from = end < 0 ? text.length : end + 1
+    const servers = new Map<string, ObservedDestination[]>()
+    let current: ObservedDestination[] = []
+    await this.#readProc({
+      server: (id) => servers.set(serverKey(id), (current = [])),
+      destination: (one) => current.push(observed(one)),
+    })
+    return servers
+  }
+
+  async compare(family: Family, known: ReadonlyMap<string, KnownServer>): Promise<IpvsDifferences> {
+    if (known.size < manyServers) return differences(family, await this.listAll(), known)
+    const survey = new Survey(family, known, this.#ticksPerSecond)
+    await this.#readProcTogether(family, survey)
+    survey.end()
+    this.#ticksPerSecond = survey.ticksPerSecond
+    const missing = [...known.values()].filter(({ server }) => !survey.seen.has(serverKey(server)))
+    // What the file says is only a suspicion: it leaves servers out while others come and go, here or in another
+    // network namespace.
+    const suspects = [...survey.suspects, ...missing.map(({ server }) => server)]
+    if (suspects.length > mostSuspects) return differences(family, await this.listAll(), known)
+    const found: ObservedServer[] = []
+    const gone: string[] = []
+    for (const id of suspects) {
+      const one = await this.#inTurn(() => this.#lookAt(id))
+      if (one === undefined) gone.push(serverKey(id))
+      else found.push(one)
     }
-    return parser.servers
+    // Those that are as known after all were cleared by the closer look.
+    const isKnown = (key: string): boolean => known.has(key)
+    const looked = new Map(
+      suspects
+        .map(serverKey)
+        .filter(isKnown)
+        .map((key) => [key, known.get(key)!]),
+    )
+    return { found: differences(family, found, looked).found, missing: gone.filter(isKnown) }
+  }
+
+  /** One server as it stands, undefined where it does not. */
+  async #lookAt(id: ServerId): Promise<ObservedServer | undefined> {
+    const reply = await this.#connection.request(getServerMessage(await this.#family(), id))
+    if (reply.errno === errno.ESRCH) return undefined
+    if (reply.errno !== 0) throw kernelError(reply.errno, 'read', `virtual server ${serverKey(id)}`)
+    const server = reply.payloads[0] && decodeServer(reply.payloads[0])
+    return server && { server, destinations: await this.#listDestinations(server) }
+  }
+
+  /** One reading serves both families where they ask at about the same time. */
+  async #readProcTogether(family: Family, visitor: ProcVisitor): Promise<void> {
+    if (this.#joinable === undefined || this.#joinable.visitors.has(family)) {
+      const visitors = new Map<Family, ProcVisitor>()
+      const done = sleep(joinTime).then(() => {
+        if (this.#joinable?.visitors === visitors) this.#joinable = undefined
+        let current: ProcVisitor | undefined
+        return this.#readProc({
+          server: (...args) => {
+            current = visitors.get(args[0].family)
+            current?.server(...args)
+          },
+          destination: (one) => current?.destination(one),
+        })
+      })
+      this.#joinable = { visitors, done }
+    }
+    this.#joinable.visitors.set(family, visitor)
+    await this.#joinable.done
+  }
+
+  /**
+   * Reads the proc file in small pieces, in turns with others. The kernel gives at most a page at once: through the
+   * thread pool each would cost more than it takes to read.
+   */
+  async #readProc(visitor: ProcVisitor): Promise<void> {
+    const parser = new ProcParser(visitor)
+    const turn = new Turn()
+    const buffer = Buffer.allocUnsafe(65_536)
+    const file = this.#openProc()
+    try {
+      for (let count = file.read(buffer); count > 0; count = file.read(buffer)) {
+        parser.push(buffer.subarray(0, count))
+        if (turn.isOver) await turn.next()
+      }
+    } finally {
+      file.close()
+    }
   }
 
   async timeouts(): Promise<IpvsTimeouts> {

@@ -3,15 +3,19 @@ import type { Clock } from '../lib/clock.ts'
 import type { Log } from '../lib/log.ts'
 import { Turn } from '../lib/turn.ts'
 import { cidrContains, type Cidr, type Family } from '../model/address.ts'
+import { DestinationList, destinationId, destinationOf } from '../model/destination-list.ts'
 import { isHeld, Refusals } from '../reconcile/apply.ts'
 import type { Drift, Layer, Outcome, Owner } from '../reconcile/layer.ts'
 import {
   destinationKey,
+  observedDestinations,
+  sameServer,
   serverKey,
-  type Destination,
+  type DestinationId,
   type Ipvs,
   type IpvsChange,
-  type ObservedDestination,
+  type KnownServer,
+  type ServerId,
   type VirtualServer,
 } from './ipvs.ts'
 
@@ -31,23 +35,12 @@ export interface IpvsLayerOptions {
   readonly clock: Clock
 }
 
-/** A virtual server with its destinations, as wanted. */
-export interface WantedServer {
-  readonly server: VirtualServer
-  readonly destinations: readonly Destination[]
-}
-
+/** A virtual server as it stands. */
 interface PresentServer {
-  server: VirtualServer
-  readonly destinations: Map<string, PresentDestination>
-}
-
-interface PresentDestination {
-  readonly address: string
-  readonly port: number
-  weight: number
-  /** Active and inactive connections at the last look. */
-  connections: number
+  readonly server: VirtualServer
+  readonly destinations: DestinationList
+  /** Found with an excluded address while nobody wanted it: somebody else's. */
+  readonly elsewhere: boolean
 }
 
 /** Virtual servers and destinations of one family. */
@@ -55,7 +48,7 @@ export class IpvsLayer implements Layer {
   readonly name = 'ipvs'
   readonly needs: readonly string[] = ['ipset', 'iptables']
   readonly #options: IpvsLayerOptions
-  readonly #desired = new Map<string, WantedServer>()
+  readonly #desired = new Map<string, KnownServer>()
   readonly #present = new Map<string, PresentServer>()
   readonly #pending = new Set<string>()
   /** Servers with destinations at weight 0 that wait for their last connection; looked at again at each resync. */
@@ -66,13 +59,19 @@ export class IpvsLayer implements Layer {
   readonly #foundAtStart = new Set<string>()
   #adopted = false
   #lookAtDraining = false
+  /** Keys of servers that are being written. */
+  readonly #writing = new Set<string>()
+  /** Keys of servers written since the kernel is being read. */
+  #touched: Set<string> | undefined
 
   constructor(options: IpvsLayerOptions) {
     this.#options = options
   }
 
-  want(key: string, want: WantedServer): void {
+  want(key: string, want: KnownServer): void {
     this.#desired.set(key, want)
+    const now = this.#present.get(key)
+    if (now?.elsewhere) this.#present.set(key, { ...now, elsewhere: false })
     this.#foundAtStart.delete(key)
     this.#pending.add(key)
   }
@@ -86,49 +85,85 @@ export class IpvsLayer implements Layer {
   get drainingCount(): number {
     let count = 0
     for (const key of this.#draining) {
-      const wanted = new Set(this.#desired.get(key)?.destinations.map(destinationKey))
-      for (const destination of this.#present.get(key)?.destinations.keys() ?? []) if (!wanted.has(destination)) count++
+      const wanted = idsOf(this.#desired.get(key)?.destinations)
+      for (const id of idsOf(this.#present.get(key)?.destinations)) if (!wanted.has(id)) count++
     }
     return count
   }
 
   async resync(): Promise<readonly Drift[]> {
     const drifts: Drift[] = []
-    const report = (kind: string, object: string, state: string): void => {
-      if (this.#adopted) drifts.push({ layer: this.name, kind, object, state })
-    }
-    const seen = new Set<string>()
+    // What is written while the kernel is read may be in the answer or not: the next look judges it.
+    const touched = new Set(this.#writing)
+    this.#touched = touched
+    const { found, missing } = await this.#options.ipvs.compare(this.#options.family, this.#present).finally(() => {
+      this.#touched = undefined
+    })
     const turn = new Turn()
-    for (const { server, destinations } of await this.#options.ipvs.listAll()) {
+    for (const { server, destinations } of found) {
       if (turn.isOver) await turn.next()
-      if (server.family !== this.#options.family) continue
       const key = serverKey(server)
-      if (!this.#desired.has(key) && this.#options.excludeCIDRs.some((cidr) => cidrContains(cidr, server.address))) {
-        continue
-      }
-      seen.add(key)
+      if (touched.has(key)) continue
+      this.#take(key, server, observedDestinations(destinations), drifts)
+    }
+    for (const key of missing) {
       const former = this.#present.get(key)
-      if (!this.#adopted) this.#foundAtStart.add(key)
-      const now = new Map(destinations.map((destination) => [destinationKey(destination), present(destination)]))
-      if (former === undefined) {
-        report('virtual server', key, 'foreign')
-      } else {
-        if (!sameServer(former.server, server)) report('virtual server', key, 'changed')
-        reportDestinations(key, former.destinations, now, report)
-      }
-      this.#present.set(key, { server, destinations: now })
-      this.#pending.add(key)
-    }
-    for (const key of this.#present.keys()) {
-      if (seen.has(key)) continue
+      if (former === undefined || touched.has(key)) continue
       // Its destinations went with it: one thing happened, one line says so.
-      report('virtual server', key, 'missing')
+      if (!former.elsewhere) drifts.push(this.#drift('virtual server', key, 'missing'))
       this.#present.delete(key)
+      if (this.#desired.has(key)) this.#pending.add(key)
     }
-    for (const key of this.#desired.keys()) if (!seen.has(key)) this.#pending.add(key)
-    this.#adopted = true
     this.#lookAtDraining = true
-    return drifts
+    for (const key of this.#draining) this.#pending.add(key)
+    if (this.#adopted) return drifts
+    this.#adopted = true
+    return []
+  }
+
+  /** The kernel has a server otherwise than it was known. */
+  #take(key: string, server: VirtualServer, destinations: DestinationList, drifts: Drift[]): void {
+    const former = this.#present.get(key)
+    const isExcluded = (): boolean => this.#options.excludeCIDRs.some((cidr) => cidrContains(cidr, server.address))
+    const elsewhere = !this.#desired.has(key) && (former === undefined ? isExcluded() : former.elsewhere)
+    if (former === undefined) {
+      if (!this.#adopted && !this.#desired.has(key) && !elsewhere) this.#foundAtStart.add(key)
+      if (!elsewhere) drifts.push(this.#drift('virtual server', key, 'foreign'))
+    } else if (!elsewhere) {
+      if (!sameServer(former.server, server)) drifts.push(this.#drift('virtual server', key, 'changed'))
+      drifts.push(...this.#driftOfDestinations(key, former.destinations, destinations))
+    }
+    this.#present.set(key, this.#shared(key, server, destinations, elsewhere))
+    this.#pending.add(key)
+  }
+
+  /** What stands as wanted is kept once, not twice. */
+  #shared(key: string, server: VirtualServer, destinations: DestinationList, elsewhere: boolean): PresentServer {
+    const wanted = this.#desired.get(key)
+    if (wanted === undefined) return { server, destinations, elsewhere }
+    return {
+      server: sameServer(wanted.server, server) ? wanted.server : server,
+      destinations: wanted.destinations.equals(destinations) ? wanted.destinations : destinations,
+      elsewhere,
+    }
+  }
+
+  #drift(kind: string, object: string, state: string): Drift {
+    return { layer: this.name, kind, object, state }
+  }
+
+  *#driftOfDestinations(server: string, former: DestinationList, now: DestinationList): Generator<Drift> {
+    const [was, is] = sameWidth(former, now).map((list) => new Map(list.weights()))
+    for (const [id, weight] of was!) {
+      const there = is!.get(id)
+      const object = `${destinationKey(destinationOf(id))} of virtual server ${server}`
+      if (there === undefined) yield this.#drift('destination', object, 'missing')
+      else if (there !== weight) yield this.#drift('weight', object, 'changed')
+    }
+    for (const id of is!.keys()) {
+      if (was!.has(id)) continue
+      yield this.#drift('destination', `${destinationKey(destinationOf(id))} of virtual server ${server}`, 'foreign')
+    }
   }
 
   async add(held: ReadonlySet<Owner>): Promise<Outcome> {
@@ -158,13 +193,17 @@ export class IpvsLayer implements Layer {
   }
 
   /** Adds what a virtual server lacks. */
-  #compare({ server, destinations }: WantedServer, now: PresentServer | undefined, changes: IpvsChange[]): void {
+  #compare({ server, destinations }: KnownServer, now: PresentServer | undefined, changes: IpvsChange[]): void {
     if (now === undefined) changes.push({ kind: 'newServer', server })
     else if (!sameServer(now.server, server)) changes.push({ kind: 'setServer', server })
-    for (const destination of destinations) {
-      const there = now?.destinations.get(destinationKey(destination))
-      if (there === undefined) changes.push({ kind: 'newDestination', server, destination })
-      else if (there.weight !== destination.weight) changes.push({ kind: 'setDestination', server, destination })
+    if (now?.destinations.equals(destinations)) return
+    const [wanted, present] = sameWidth(destinations, now?.destinations ?? DestinationList.empty)
+    const there = new Map(present.weights())
+    for (const [id, weight] of wanted.weights()) {
+      const standing = there.get(id)
+      if (standing === weight) continue
+      const kind = standing === undefined ? 'newDestination' : 'setDestination'
+      changes.push({ kind, server, destination: { ...destinationOf(id), weight } })
     }
   }
 
@@ -177,11 +216,12 @@ export class IpvsLayer implements Layer {
       const now = this.#present.get(key)
       if (now === undefined) continue
       const wanted = this.#desired.get(key)
+      if (wanted === undefined && now.elsewhere) continue
       if (wanted === undefined) {
         if (this.#foundAtStart.delete(key)) {
           this.#options.log.warn('Removing a virtual server that was here before and that no Service wants', {
             object: key,
-            destinations: now.destinations.size,
+            destinations: now.destinations.length,
             advice: 'to keep what is not Kubernetes’ own, put its address into ipvs.excludeCIDRs',
           })
         }
@@ -190,20 +230,23 @@ export class IpvsLayer implements Layer {
       }
       // While the new destinations of a server could not be written, the old ones are better than none.
       if (isHeld(this.#options.ownersOf(key), held)) continue
+      const [standing, successors] = sameWidth(now.destinations, wanted.destinations)
+      const keep = idsOf(successors)
+      const weights = new Map(standing.weights())
       // Growth may also have had to wait for a layer below, or have torn off: the last that work stay until one of
       // their successors stands.
-      if (wanted.destinations.length > 0 && !wanted.destinations.some((one) => isAtWork(now, one))) continue
-      const keep = new Set(wanted.destinations.map(destinationKey))
+      if (keep.size > 0 && ![...keep].some((id) => (weights.get(id) ?? 0) !== 0)) continue
       let drains = this.#lookAtDraining && this.#draining.has(key)
-      for (const [name, destination] of now.destinations) {
-        if (keep.has(name)) continue
+      for (const [id, weight] of weights) {
+        if (keep.has(id)) continue
+        const destination = destinationOf(id)
         if (now.server.protocol === 'UDP') {
           changes.push({ kind: 'deleteDestination', server: now.server, destination })
           continue
         }
         // Those that drain already are looked at once a period, not in every pass.
-        drains ||= destination.weight !== 0 || !this.#draining.has(key)
-        if (destination.weight !== 0) {
+        drains ||= weight !== 0 || !this.#draining.has(key)
+        if (weight !== 0) {
           changes.push({ kind: 'setDestination', server: now.server, destination: { ...destination, weight: 0 } })
         }
       }
@@ -225,11 +268,14 @@ export class IpvsLayer implements Layer {
     for (const { key, server } of servers) {
       const now = this.#present.get(key)
       if (now === undefined) continue
-      const keep = new Set(this.#desired.get(key)?.destinations.map(destinationKey))
+      const idOf = (one: { address: string; port: number }): string => destinationId(one.address, one.port, 16)
+      const keep = idsOf(this.#desired.get(key)?.destinations.widened())
+      const known = idsOf(now.destinations.widened())
       this.#draining.delete(key)
       for (const observed of await this.#options.ipvs.listDestinations(server)) {
+        const id = idOf(observed)
+        if (keep.has(id) || !known.has(id)) continue
         const name = destinationKey(observed)
-        if (keep.has(name) || !now.destinations.has(name)) continue
         const connections = observed.activeConnections + observed.inactiveConnections
         if (connections === 0 || this.#isOverdue(key, name, connections)) {
           changes.push({ kind: 'deleteDestination', server, destination: observed })
@@ -265,117 +311,186 @@ export class IpvsLayer implements Layer {
 
   async #apply(changes: readonly IpvsChange[]): Promise<Outcome> {
     if (changes.length === 0) return { applied: 0, refused: new Map() }
+    const keys = keysOf(changes)
+    for (const key of keys) {
+      this.#writing.add(key)
+      this.#touched?.add(key)
+    }
+    try {
+      return this.#record(changes, keys, await this.#options.ipvs.apply(changes))
+    } finally {
+      for (const key of keys) this.#writing.delete(key)
+    }
+  }
+
+  #record(
+    changes: readonly IpvsChange[],
+    keys: readonly string[],
+    answers: readonly (KernelError | undefined)[],
+  ): Outcome {
     const refusals = new Refusals()
     let applied = 0
-    const answers = await this.#options.ipvs.apply(changes)
     const serverRefused = new Set<string>()
-    changes.forEach((change, i) => {
-      const key = serverKey(change.server)
+    const desk = new Desk(this.#present, (key, server, destinations) => this.#shared(key, server, destinations, false))
+    for (const [i, change] of changes.entries()) {
+      const key = keys[i]!
       const error = answers[i]
       if (error === undefined || isAbsentAnyway(change, error)) {
-        this.#record(key, change)
+        desk.record(key, change, error !== undefined)
+        this.#tell(key, change)
         applied++
-        return
+        continue
       }
       if (change.kind === 'newServer') serverRefused.add(key)
       // A refused server has its destinations refused, too: the first error says why.
-      else if (serverRefused.has(key)) return
+      else if (serverRefused.has(key)) continue
       const owners = [...this.#options.ownersOf(key)]
       refusals.add(owners.length > 0 ? owners : [`virtual server ${key}`], error)
-    })
+    }
+    desk.close()
     return { applied, refused: refusals.byOwner }
   }
 
-  #record(key: string, change: IpvsChange): void {
-    switch (change.kind) {
-      case 'newServer':
-        this.#present.set(key, { server: change.server, destinations: new Map() })
-        this.#options.log.v(3, 'Virtual server added', { server: key })
-        break
-      case 'setServer': {
-        const now = this.#present.get(key)
-        if (now) now.server = change.server
-        this.#options.log.v(3, 'Virtual server changed', { server: key })
-        break
-      }
-      case 'deleteServer':
-        this.#present.delete(key)
-        this.#draining.delete(key)
-        this.#drainingSince.delete(key)
-        this.#options.log.v(3, 'Virtual server removed', { server: key })
-        break
-      case 'newDestination':
-      case 'setDestination': {
-        const { address, port, weight } = change.destination
-        if (weight > 0) this.#drainingSince.get(key)?.delete(destinationKey(change.destination))
-        this.#present
-          .get(key)
-          ?.destinations.set(destinationKey(change.destination), { address, port, weight, connections: 0 })
-        this.#options.log.v(4, 'Destination written', {
-          server: key,
-          destination: destinationKey({ address, port }),
-          weight,
-        })
-        break
-      }
-      case 'deleteDestination':
-        this.#present.get(key)?.destinations.delete(destinationKey(change.destination))
-        this.#drainingSince.get(key)?.delete(destinationKey(change.destination))
-        this.#options.log.v(4, 'Destination removed', { server: key, destination: destinationKey(change.destination) })
-        break
+  /** Says what was done, and forgets since when what is gone or revived has drained. */
+  #tell(key: string, change: IpvsChange): void {
+    const { log } = this.#options
+    if (change.kind === 'deleteServer') {
+      this.#draining.delete(key)
+      this.#drainingSince.delete(key)
+    } else if ('destination' in change && this.#drainingSince.has(key)) {
+      const ends = change.kind === 'deleteDestination' || change.destination.weight > 0
+      if (ends) this.#drainingSince.get(key)!.delete(destinationKey(change.destination))
     }
+    const level = 'destination' in change ? 4 : 3
+    if (!log.isOn(level)) return
+    log.v(level, messages[change.kind], {
+      server: key,
+      ...('destination' in change ? { destination: destinationKey(change.destination) } : {}),
+      ...(change.kind === 'newDestination' || change.kind === 'setDestination'
+        ? { weight: change.destination.weight }
+        : {}),
+    })
   }
 
   #forgetIfSettled(key: string): void {
     const wanted = this.#desired.get(key)
     const now = this.#present.get(key)
-    if (wanted === undefined ? now === undefined : now !== undefined && settled(wanted, now)) this.#pending.delete(key)
+    if (wanted === undefined ? now === undefined || now.elsewhere : now !== undefined && settled(wanted, now))
+      this.#pending.delete(key)
   }
 }
 
-function present(destination: ObservedDestination): PresentDestination {
-  return {
-    address: destination.address,
-    port: destination.port,
-    weight: destination.weight,
-    connections: destination.activeConnections + destination.inactiveConnections,
+const messages: Readonly<Record<IpvsChange['kind'], string>> = {
+  newServer: 'Virtual server added',
+  setServer: 'Virtual server changed',
+  deleteServer: 'Virtual server removed',
+  newDestination: 'Destination written',
+  setDestination: 'Destination written',
+  deleteDestination: 'Destination removed',
+}
+
+/** Where changes that the kernel has made are entered; packs each server's destinations once. */
+class Desk {
+  readonly #present: Map<string, PresentServer>
+  readonly #pack: (key: string, server: VirtualServer, destinations: DestinationList) => PresentServer
+  #key = ''
+  #server: VirtualServer | undefined
+  /** Weights by id. */
+  #weights = new Map<string, number>()
+
+  constructor(
+    present: Map<string, PresentServer>,
+    pack: (key: string, server: VirtualServer, destinations: DestinationList) => PresentServer,
+  ) {
+    this.#present = present
+    this.#pack = pack
+  }
+
+  /** `isAbsent`: the kernel did not have it any more. */
+  record(key: string, change: IpvsChange, isAbsent: boolean): void {
+    if (key !== this.#key) this.#open(key)
+    switch (change.kind) {
+      case 'newServer':
+        this.#server = change.server
+        this.#weights.clear()
+        break
+      case 'setServer':
+        if (this.#server !== undefined) this.#server = change.server
+        break
+      case 'deleteServer':
+        this.#server = undefined
+        break
+      default: {
+        const id = this.#id(change.destination)
+        if (change.kind === 'deleteDestination' || isAbsent) this.#weights.delete(id)
+        else this.#weights.set(id, change.destination.weight)
+      }
+    }
+  }
+
+  /** All ids of a server are of one length: with an IPv6 destination all become long. */
+  #id({ address, port }: DestinationId): string {
+    const id = destinationId(address, port)
+    const [other = id] = this.#weights.keys()
+    if (other.length === id.length) return id
+    if (other.length < id.length) {
+      this.#weights = new Map(
+        DestinationList.ofIds([...this.#weights.keys()], [...this.#weights.values()])
+          .widened()
+          .weights(),
+      )
+    }
+    return destinationId(address, port, 16)
+  }
+
+  #open(key: string): void {
+    this.close()
+    const now = this.#present.get(key)
+    this.#key = key
+    this.#server = now?.server
+    this.#weights = new Map(now?.destinations.weights())
+  }
+
+  close(): void {
+    if (this.#key === '') return
+    if (this.#server === undefined) this.#present.delete(this.#key)
+    else {
+      const list = DestinationList.ofIds([...this.#weights.keys()], [...this.#weights.values()])
+      this.#present.set(this.#key, this.#pack(this.#key, this.#server, list))
+    }
   }
 }
 
-function sameServer(a: VirtualServer, b: VirtualServer): boolean {
-  return a.scheduler === b.scheduler && a.flags === b.flags && a.timeout === b.timeout
+/** Key of each change's server; those of one server come one after another. */
+function keysOf(changes: readonly IpvsChange[]): string[] {
+  let last: ServerId | undefined
+  let key = ''
+  return changes.map(({ server }) => {
+    if (server !== last) {
+      last = server
+      key = serverKey(server)
+    }
+    return key
+  })
 }
 
-function settled(wanted: WantedServer, now: PresentServer): boolean {
-  return (
-    sameServer(wanted.server, now.server) &&
-    wanted.destinations.length === now.destinations.size &&
-    wanted.destinations.every((d) => now.destinations.get(destinationKey(d))?.weight === d.weight)
-  )
+function idsOf(list: DestinationList | undefined): Set<string> {
+  const ids = new Set<string>()
+  for (const [id] of list?.weights() ?? []) ids.add(id)
+  return ids
 }
 
-function isAtWork(now: PresentServer, destination: Destination): boolean {
-  return (now.destinations.get(destinationKey(destination))?.weight ?? 0) > 0
+/** Both with addresses of one length, so that ids can be compared. */
+function sameWidth(a: DestinationList, b: DestinationList): [DestinationList, DestinationList] {
+  return a.width === b.width || a.length === 0 || b.length === 0 ? [a, b] : [a.widened(), b.widened()]
 }
 
-/** What was to be removed is not there: that is what was wanted. */
+function settled(wanted: KnownServer, now: PresentServer): boolean {
+  return sameServer(wanted.server, now.server) && wanted.destinations.equals(now.destinations)
+}
+
+/** What was to be removed, or to drain, is not there: that is what was wanted. */
 function isAbsentAnyway(change: IpvsChange, error: KernelError): boolean {
-  return change.kind.startsWith('delete') && (error.errnoName === 'ESRCH' || error.errnoName === 'ENOENT')
-}
-
-function reportDestinations(
-  server: string,
-  former: ReadonlyMap<string, PresentDestination>,
-  now: ReadonlyMap<string, PresentDestination>,
-  report: (kind: string, object: string, state: string) => void,
-): void {
-  for (const [name, { weight }] of former) {
-    const there = now.get(name)
-    const object = `${name} of virtual server ${server}`
-    if (there === undefined) report('destination', object, 'missing')
-    else if (there.weight !== weight) report('weight', object, 'changed')
-  }
-  for (const name of now.keys()) {
-    if (!former.has(name)) report('destination', `${name} of virtual server ${server}`, 'foreign')
-  }
+  if (error.errnoName !== 'ESRCH' && error.errnoName !== 'ENOENT') return false
+  return change.kind.startsWith('delete') || (change.kind === 'setDestination' && change.destination.weight === 0)
 }

@@ -1,5 +1,5 @@
 import type { KernelError } from '../lib/errors.ts'
-import { addressBytes, addressText, canonicalAddress, type Family, type Protocol } from '../model/address.ts'
+import { addressBytes, addressText, type Family, type Protocol } from '../model/address.ts'
 import { attributes, be16, bytes, ipAddress, nested, text, u16, u32, type Writer } from '../netlink/attributes.ts'
 import type { Message } from '../netlink/connection.ts'
 import { errno, kernelError } from '../netlink/errno.ts'
@@ -73,7 +73,6 @@ const protocolByNumber = new Map<number, Protocol>([
   [17, 'UDP'],
   [132, 'SCTP'],
 ])
-const protocolByName = new Map<string, Protocol>([...protocolByNumber.values()].map((name) => [name, name]))
 /** IP_VS_SVC_F_HASHED: the kernel's own mark in dumps. */
 const hashedFlag = 0x2
 /** IP_VS_CONN_F_FWD_MASK. */
@@ -127,6 +126,13 @@ function writeChange(writer: Writer, change: IpvsChange): void {
 
 export function listServersMessage(familyId: number): Message {
   return genericMessage(familyId, commands.getServer)
+}
+
+/** One server; ESRCH where there is none. */
+export function getServerMessage(familyId: number, server: ServerId): Message {
+  return genericMessage(familyId, commands.getServer, (writer) =>
+    commandAttributes.write(writer, { server: identity(server) }),
+  )
 }
 
 export function listDestinationsMessage(familyId: number, server: ServerId): Message {
@@ -192,58 +198,6 @@ export function decodeDestination(payload: Buffer, serverFamily: Family): Observ
 export function decodeTimeouts(payload: Buffer): IpvsTimeouts {
   const config = commandAttributes.decode(payload, genericHeaderLength)
   return { tcp: config.timeoutTCP ?? 0, tcpFin: config.timeoutTCPFin ?? 0, udp: config.timeoutUDP ?? 0 }
-}
-
-/** IP_VS_CONN_F_*: names of the "Forward" column. */
-const forwardingNames = new Map([
-  ['Masq', 0],
-  ['Local', 1],
-  ['Tunnel', 2],
-  ['Route', 3],
-  ['Bypass', 4],
-])
-
-function parseHexAddress(text: string): { address: string; port: number } | undefined {
-  const colon = text.lastIndexOf(':')
-  const port = Number.parseInt(text.slice(colon + 1), 16)
-  const host = text.slice(0, colon)
-  if (colon < 0 || Number.isNaN(port)) return undefined
-  if (host.startsWith('[')) return { address: addressText(addressBytes(host.slice(1, -1))), port }
-  const address = canonicalAddress([0, 2, 4, 6].map((at) => Number.parseInt(host.slice(at, at + 2), 16)).join('.'))
-  return address === undefined ? undefined : { address, port }
-}
-
-/** Destinations by server key, out of /proc/net/ip_vs (ip_vs_info_seq_show); firewall-mark services are left out. */
-export function parseProcIpVs(text: string): Map<string, ObservedDestination[]> {
-  const parser = new ProcIpVsParser()
-  for (const line of text.split('\n')) parser.line(line)
-  return parser.servers
-}
-
-/** The same, line by line. */
-export class ProcIpVsParser {
-  readonly servers = new Map<string, ObservedDestination[]>()
-  #current: ObservedDestination[] | undefined
-
-  line(line: string): void {
-    const words = line.split(' ').filter((word) => word !== '')
-    const [first = '', second = ''] = words
-    if (first === '->') {
-      const id = parseHexAddress(second)
-      const forwarding = forwardingNames.get(words[2] ?? '')
-      // The heading's "-> RemoteAddress:Port" comes before any server.
-      if (this.#current === undefined || id === undefined || forwarding === undefined) return
-      const [weight = 0, activeConnections = 0, inactiveConnections = 0] = words.slice(3).map(Number)
-      this.#current.push({ ...id, weight, forwarding, activeConnections, inactiveConnections })
-    } else if (first !== '') {
-      this.#current = undefined
-      const id = parseHexAddress(second)
-      const protocol = protocolByName.get(first)
-      if (protocol === undefined || id === undefined) return
-      const family = second.startsWith('[') ? 'IPv6' : 'IPv4'
-      this.servers.set(serverKey({ ...id, family, protocol }), (this.#current = []))
-    }
-  }
 }
 
 const operations = {

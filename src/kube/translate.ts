@@ -2,13 +2,13 @@ import { canonicalAddress, cidrText, familyOf, parseCidr } from '../model/addres
 import type { Family, Protocol } from '../model/address.ts'
 import type {
   EndpointPortRecord,
-  EndpointRecord,
   EndpointSliceRecord,
   NodeRecord,
   ServicePortRecord,
   ServiceRecord,
 } from '../model/cluster.ts'
 import type { Log } from '../lib/log.ts'
+import { EndpointList, type EndpointRecord } from '../model/endpoint-list.ts'
 
 /** One part of an object that cannot be used; the rest of the object works without it. */
 export interface ObjectProblem {
@@ -339,7 +339,7 @@ function readEndpointPorts(reader: Reader, value: unknown): readonly EndpointPor
   return endpointPorts.get(result.map((p) => `${p.name}:${p.protocol}:${p.port}`).join(), () => result)
 }
 
-function readEndpoints(reader: Reader, value: unknown, family: Family, nodeName: string): readonly EndpointRecord[] {
+function readEndpoints(reader: Reader, value: unknown, family: Family, nodeName: string): EndpointList {
   const result: EndpointRecord[] = []
   for (const [i, entry] of reader.list(value, 'endpoints').entries()) {
     const field = `endpoints[${i}]`
@@ -366,7 +366,7 @@ function readEndpoints(reader: Reader, value: unknown, family: Family, nodeName:
       ...(nodes === undefined ? {} : { nodes }),
     })
   }
-  return orNone(result)
+  return EndpointList.of(result)
 }
 
 /** A Node as the proxy sees it. */

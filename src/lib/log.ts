@@ -11,6 +11,8 @@ export interface Log {
   warn(message: string, fields?: Fields): void
   info(message: string, fields?: Fields): void
   v(level: number, message: string, fields?: Fields): void
+  /** Whether `v` of this level is written: for lines whose fields cost something. */
+  isOn(level: number): boolean
   child(fields: Fields): Log
   setVerbosity(level: number): void
 }
@@ -27,6 +29,7 @@ function wrap(logger: pino.Logger, verbosity: Verbosity): Log {
     v: (level, message, fields) => {
       if (level <= verbosity.level) logger.info({ v: level, ...fields }, message)
     },
+    isOn: (level) => level <= verbosity.level,
     child: (fields) => wrap(logger.child(fields), verbosity),
     setVerbosity: (level) => {
       verbosity.level = level
@@ -49,6 +52,7 @@ export const silentLog: Log = {
   warn: () => {},
   info: () => {},
   v: () => {},
+  isOn: () => false,
   child: () => silentLog,
   setVerbosity: () => {},
 }

@@ -1,4 +1,5 @@
 import type { Family, Protocol } from './address.ts'
+import type { EndpointList } from './endpoint-list.ts'
 
 /** What the proxy keeps of a Service: canonical addresses of both families, values already defaulted. */
 export interface ServiceRecord {
@@ -38,7 +39,7 @@ export interface EndpointSliceRecord {
   readonly service: string
   readonly family: Family
   readonly ports: readonly EndpointPortRecord[]
-  readonly endpoints: readonly EndpointRecord[]
+  readonly endpoints: EndpointList
   /** Annotation endpoints.kubernetes.io/last-change-trigger-time as milliseconds since the epoch; 0: none. */
   readonly triggerTime: number
 }
@@ -47,19 +48,6 @@ export interface EndpointPortRecord {
   readonly name: string
   readonly protocol: Protocol
   readonly port: number
-}
-
-export interface EndpointRecord {
-  readonly address: string
-  readonly ready: boolean
-  readonly serving: boolean
-  readonly terminating: boolean
-  /** On our own node. */
-  readonly local: boolean
-  /** Zone hints; undefined: no hints. */
-  readonly zones?: readonly string[]
-  /** Node hints; undefined: no hints. */
-  readonly nodes?: readonly string[]
 }
 
 /** What the proxy keeps of its own Node. */

@@ -2,6 +2,8 @@ import { familyOf, putAddress, unpackAddress } from './address.ts'
 import type { Destination } from './virtual-server.ts'
 
 const weightLength = 4
+/** ::ffff:0:0/96 (RFC 4291, 2.5.5.2). */
+const mappedPrefix = '\0\0\0\0\0\0\0\0\0\0\u00ff\u00ff'
 
 /**
  * The destinations of a virtual server, packed: address, port and weight of each, in order of these bytes, so that lists
@@ -57,6 +59,17 @@ export class DestinationList implements Iterable<Destination> {
     for (let at = 0; at < this.bytes.length; at += idLength + weightLength) {
       yield [this.bytes.slice(at, at + idLength), unpackWeight(this.bytes, at + idLength)]
     }
+  }
+
+  /** The same destinations with addresses of 16 bytes; itself where they have. */
+  widened(): DestinationList {
+    if (this.width === 16) return this
+    const entries = [...this.weights()]
+    const ids = entries.map(([id]) => mappedPrefix + id)
+    return DestinationList.ofIds(
+      ids,
+      entries.map(([, weight]) => weight),
+    )
   }
 
   /** A sum over all destinations, the same in any order: see `DestinationDigest`. */
@@ -129,7 +142,7 @@ export function destinationId(address: string, port: number, width = familyOf(ad
 /** What an id stands for. */
 export function destinationOf(id: string): { address: string; port: number } {
   const width = id.length - 2
-  const mapped = width === 16 && id.startsWith('\0\0\0\0\0\0\0\0\0\0\u00ff\u00ff')
+  const mapped = width === 16 && id.startsWith(mappedPrefix)
   return {
     address: mapped ? unpackAddress(id, 12, 4) : unpackAddress(id, 0, width),
     port: (id.charCodeAt(width) << 8) | id.charCodeAt(width + 1),

@@ -1,6 +1,7 @@
 import { ProxyError } from '../lib/errors.ts'
 import { Writer } from './attributes.ts'
 import { errno } from './errno.ts'
+import { Fingerprint } from './fingerprint.ts'
 import {
   addFlags,
   controlTypes,
@@ -37,6 +38,10 @@ export interface ConnectionOptions {
 
 /** Called for each refused message of a batch, with the request as the kernel repeats it. */
 export type OnRefusal = (index: number, errno: number, echo: Buffer) => void
+
+/** Whether a message of a dump is a part of what is asked for. */
+export type IsPart = (answer: Received) => boolean
+const all: IsPart = () => true
 
 /** More unread errors than these would overrun the receive buffer. */
 const maxMessagesPerSend = 256
@@ -210,15 +215,51 @@ export class Connection {
 
   /** One request; its answers up to the acknowledgement. */
   request(message: Message): Promise<Reply> {
-    return this.#requests.exclusive(() => this.#gather(this.#requests, message, flags.ack).then((dump) => dump.reply))
+    return this.#requests.exclusive(async () => {
+      const payloads: Buffer[] = []
+      const { errno } = await this.#take(this.#requests, message, flags.ack, (answer) => payloads.push(answer.payload))
+      return { errno, payloads }
+    })
   }
 
-  /** One dump; started over while the kernel says that it changed meanwhile. */
-  dump(message: Message): Promise<Reply> {
+  /**
+   * One dump, of it the messages that are a part of what is asked for; started over while the kernel says that it
+   * changed meanwhile.
+   */
+  async dump(message: Message, isPart: IsPart = all): Promise<Reply> {
+    let payloads: Buffer[] = []
+    const errno = await this.#wholeDump(message, () => {
+      payloads = []
+      return (answer) => {
+        if (isPart(answer)) payloads.push(answer.payload)
+      }
+    })
+    return { errno, payloads }
+  }
+
+  /**
+   * What a dump says as a short text, without looking into it: the same text means that nothing of it has changed.
+   * 64 bits, against accidents only.
+   */
+  async fingerprint(
+    message: Message,
+    isPart: IsPart = all,
+  ): Promise<{ readonly errno: number; readonly text: string }> {
+    let sum = new Fingerprint()
+    const errno = await this.#wholeDump(message, () => {
+      sum = new Fingerprint()
+      return (answer) => {
+        if (isPart(answer)) sum.add(answer)
+      }
+    })
+    return { errno, text: sum.text }
+  }
+
+  #wholeDump(message: Message, begin: () => (answer: Received) => void): Promise<number> {
     return this.#dumps.exclusive(async () => {
       for (let attempt = 0; attempt < maxDumpAttempts; attempt++) {
-        const { reply, interrupted } = await this.#gather(this.#dumps, message, flags.dump)
-        if (!interrupted) return reply
+        const { errno, interrupted } = await this.#take(this.#dumps, message, flags.dump, begin())
+        if (!interrupted) return errno
       }
       throw new ProxyError('KERNEL', `a netlink dump was interrupted by changes ${maxDumpAttempts} times`)
     })
@@ -229,7 +270,7 @@ export class Connection {
    * receive buffer: what is kept of it keeps up to 32 kB alive. Not started over: the caller has seen the entries.
    */
   stream(message: Message, take: (payload: Buffer) => void): Promise<DumpEnd> {
-    return this.#dumps.exclusive(() => this.#take(this.#dumps, message, flags.dump, take))
+    return this.#dumps.exclusive(() => this.#take(this.#dumps, message, flags.dump, (answer) => take(answer.payload)))
   }
 
   close(): void {
@@ -271,13 +312,7 @@ export class Connection {
     return from + count
   }
 
-  async #gather(channel: Channel, message: Message, extra: number): Promise<{ reply: Reply; interrupted: boolean }> {
-    const payloads: Buffer[] = []
-    const end = await this.#take(channel, message, extra, (payload) => payloads.push(payload))
-    return { reply: { errno: end.errno, payloads }, interrupted: end.interrupted }
-  }
-
-  async #take(channel: Channel, message: Message, extra: number, take: (payload: Buffer) => void): Promise<DumpEnd> {
+  async #take(channel: Channel, message: Message, extra: number, take: (answer: Received) => void): Promise<DumpEnd> {
     const sequence = channel.sequences(1)
     const writer = new Writer(256)
     writeMessage(writer, message, extra, sequence)
@@ -290,7 +325,7 @@ export class Connection {
         result = readErrno(answer.payload)
         return true
       }
-      take(answer.payload)
+      take(answer)
       return false
     })
     return { errno: result, interrupted: interrupted || result === errno.EINTR }

@@ -29,12 +29,29 @@ export interface Message {
   write(writer: Writer): void
 }
 
-/** One received message; `payload` is a view. */
-export interface Received {
+/** One received message, still in its datagram: most of a large dump is only glanced at. */
+export class Received {
+  readonly datagram: Buffer
+  /** Where the payload begins and ends. */
+  readonly start: number
+  readonly end: number
   readonly type: number
   readonly flags: number
   readonly sequence: number
-  readonly payload: Buffer
+
+  constructor(datagram: Buffer, at: number, length: number) {
+    this.datagram = datagram
+    this.start = at + headerLength
+    this.end = at + length
+    this.type = datagram.readUInt16LE(at + 4)
+    this.flags = datagram.readUInt16LE(at + 6)
+    this.sequence = datagram.readUInt32LE(at + 8)
+  }
+
+  /** A view. */
+  get payload(): Buffer {
+    return this.datagram.subarray(this.start, this.end)
+  }
 }
 
 /** Appends a message; answers where its header starts. */
@@ -67,12 +84,7 @@ export function readMessages(datagram: Buffer): Received[] {
         offset: at,
       })
     }
-    messages.push({
-      type: datagram.readUInt16LE(at + 4),
-      flags: datagram.readUInt16LE(at + 6),
-      sequence: datagram.readUInt32LE(at + 8),
-      payload: datagram.subarray(at + headerLength, at + length),
-    })
+    messages.push(new Received(datagram, at, length))
     at += (length + 3) & ~3
   }
   return messages

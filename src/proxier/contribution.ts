@@ -1,10 +1,11 @@
 import type { Protocol } from '../model/address.ts'
 import type { SetRole } from '../model/sets.ts'
-import type { Destination, VirtualServer } from '../model/virtual-server.ts'
+import type { DestinationList } from '../model/destination-list.ts'
+import type { VirtualServer } from '../model/virtual-server.ts'
 
 export interface ServerWant {
   readonly server: VirtualServer
-  readonly destinations: readonly Destination[]
+  readonly destinations: DestinationList
 }
 
 export interface SetMember {

@@ -1,11 +1,17 @@
-import type { EndpointRecord, EndpointSliceRecord, ServicePortRecord, ServiceRecord } from '../model/cluster.ts'
+import type { EndpointSliceRecord, ServicePortRecord, ServiceRecord } from '../model/cluster.ts'
+import { destinationOf } from '../model/destination-list.ts'
+import type { PackedEndpoint } from '../model/endpoint-list.ts'
 import { destinationKey } from '../model/virtual-server.ts'
 
 /** An endpoint of one service port. */
-export interface PortEndpoint extends EndpointRecord {
-  readonly port: number
-  /** "address:port" */
-  readonly key: string
+export interface PortEndpoint extends Omit<PackedEndpoint, 'packedAddress'> {
+  /** Address and port, by `destinationId`. */
+  readonly id: string
+}
+
+/** "address:port" */
+export function endpointKey(endpoint: PortEndpoint): string {
+  return destinationKey(destinationOf(endpoint.id))
 }
 
 export interface Topology {
@@ -21,23 +27,24 @@ export interface Choice {
 }
 
 /**
- * All endpoints of one service port over all slices, whatever their conditions, sorted by "address:port". Of duplicates
- * the later slice wins (by slice name, so that the result does not depend on arrival), except that a terminating one
- * never replaces a live one: a pod moves between slices.
+ * All endpoints of one service port over all slices, whatever their conditions, in order of address and port. Of
+ * duplicates the later slice wins (by slice name, so that the result does not depend on arrival), except that a
+ * terminating one never replaces a live one: a pod moves between slices.
  */
 export function mergeEndpoints(slices: Iterable<EndpointSliceRecord>, port: ServicePortRecord): PortEndpoint[] {
-  const byKey = new Map<string, PortEndpoint>()
+  const byId = new Map<string, PortEndpoint>()
   for (const slice of [...slices].sort((a, b) => (a.key < b.key ? -1 : 1))) {
     for (const { name, protocol, port: number } of slice.ports) {
       if (name !== port.name || protocol !== port.protocol) continue
-      for (const endpoint of slice.endpoints) {
-        const key = destinationKey({ address: endpoint.address, port: number })
-        if (byKey.has(key) && endpoint.terminating) continue
-        byKey.set(key, { ...endpoint, port: number, key })
+      const packedPort = String.fromCharCode(number >> 8, number & 255)
+      for (const { packedAddress, ...rest } of slice.endpoints.packed()) {
+        const id = packedAddress + packedPort
+        if (rest.terminating && byId.has(id)) continue
+        byId.set(id, { id, ...rest })
       }
     }
   }
-  return [...byKey.values()].sort((a, b) => (a.key < b.key ? -1 : a.key > b.key ? 1 : 0))
+  return [...byId.values()].sort((a, b) => (a.id < b.id ? -1 : a.id > b.id ? 1 : 0))
 }
 
 /** Whether anything outside the cluster can reach the Service: a node port, a load balancer or an external IP. */
@@ -76,7 +83,7 @@ export function chooseEndpoints(
 }
 
 /** Used only while there is nothing ready: still serving on its way out. */
-function isLastResort(endpoint: EndpointRecord): boolean {
+function isLastResort(endpoint: PortEndpoint): boolean {
   return endpoint.serving && endpoint.terminating
 }
 

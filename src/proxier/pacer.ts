@@ -5,12 +5,14 @@ export interface PacerOptions {
   readonly minInterval: number
   /** At least one full run in this time. */
   readonly maxInterval: number
+  /** Full runs are due at multiples of maxInterval after this time: those who share it look at the same moment. */
+  readonly base?: number
   /** First wait after a failed run; doubles up to maxInterval. */
   readonly retryInterval: number
   readonly clock: Clock
 }
 
-/** Why a run takes place: 'period' and 'retry' read the whole kernel state back. */
+/** Why a run takes place: 'period' and 'retry' have the whole kernel state looked at. */
 export type RunReason = 'change' | 'period' | 'retry'
 
 /**
@@ -38,18 +40,17 @@ export class Pacer {
 
   /** The first run is a 'period' one and starts at once. */
   async loop(signal: AbortSignal): Promise<void> {
-    const { clock, minInterval, maxInterval, retryInterval } = this.#options
+    const { clock, minInterval, maxInterval, retryInterval, base = clock.now() } = this.#options
     let reason: RunReason = 'period'
     let retry = 0
-    let lastFull = 0
+    let fullAt = 0
     while (!signal.aborted) {
       this.#requested = false
       this.#wake = new AbortController()
       const well = await this.#run(reason)
       const ended = clock.now()
-      if (reason !== 'change') lastFull = ended
       retry = well ? 0 : Math.min(retry === 0 ? retryInterval : retry * 2, maxInterval)
-      const fullAt = lastFull + maxInterval
+      if (reason === 'period') fullAt = base + (Math.floor((ended - base) / maxInterval) + 1) * maxInterval
       const dueAt = retry > 0 ? Math.min(ended + retry, fullAt) : fullAt
       while (!signal.aborted && !this.#requested && clock.now() < dueAt) {
         await clock.sleep(dueAt - clock.now(), AbortSignal.any([signal, this.#wake.signal]))

@@ -1,9 +1,10 @@
 import { cidrContains, parseCidr, familyOf, type Cidr, type Family, type Protocol } from '../model/address.ts'
 import type { ServicePortRecord, ServiceRecord } from '../model/cluster.ts'
 import type { SetRole } from '../model/sets.ts'
-import { destinationKey, serverFlags, serverKey, type Destination } from '../model/virtual-server.ts'
+import { DestinationList, destinationOf } from '../model/destination-list.ts'
+import { destinationKey, serverFlags, serverKey } from '../model/virtual-server.ts'
 import type { Contribution, FlowFrontend, OutFilterDrop, ServerWant, SetMember } from './contribution.ts'
-import { chooseEndpoints, type PortEndpoint, type Topology } from './endpoint-choice.ts'
+import { chooseEndpoints, endpointKey, type PortEndpoint, type Topology } from './endpoint-choice.ts'
 
 /** What a plan needs to know of the node; a change of any of it dirties every service port. */
 export interface NodeFacts extends Topology {
@@ -52,6 +53,18 @@ export function planPort(
   const protocol = port.protocol.toLowerCase()
   const add = (role: SetRole, entry: string): void => void members.push({ role, entry })
 
+  // Most ports have the same list at each of their addresses.
+  const lists = new Map<readonly PortEndpoint[], DestinationList>()
+  const destinationsOf = (list: readonly PortEndpoint[]): DestinationList => {
+    const made =
+      lists.get(list) ??
+      DestinationList.ofIds(
+        list.map(({ id }) => id),
+        1,
+      )
+    lists.set(list, made)
+    return made
+  }
   const serve = (address: string, number: number, localOnly: boolean, frontend = ''): void => {
     const local = localOnly ? (choice.local ?? []) : []
     // With no local endpoint kube-proxy falls back to all: pods of this node must still reach the address.
@@ -71,7 +84,7 @@ export function planPort(
         (facts.scheduler === 'mh' ? serverFlags.schedulerFlag2 : 0),
       timeout: service.affinitySeconds,
     }
-    servers.push({ server, destinations: list.map(toDestination) })
+    servers.push({ server, destinations: destinationsOf(list) })
     if (port.protocol === 'UDP') {
       frontends.push({ name: frontend || destinationKey({ address, port: number }), server: serverKey(server) })
     }
@@ -91,7 +104,9 @@ export function planPort(
   }
 
   for (const endpoint of endpoints) {
-    if (endpoint.local) add('loopBack', `${endpoint.address},${protocol}:${endpoint.port},${endpoint.address}`)
+    if (!endpoint.local) continue
+    const { address, port: number } = destinationOf(endpoint.id)
+    add('loopBack', `${address},${protocol}:${number},${address}`)
   }
 
   serve(clusterIP, port.port, service.internalLocal)
@@ -138,15 +153,11 @@ export function planPort(
 
   const result = { servers, members, addresses: [...addresses], drops, noLocal: [...noLocal], clashes: [...clashes] }
   if (port.protocol !== 'UDP') return result
-  const backends = endpoints.filter(({ serving }) => serving).map(({ key }) => key)
+  const backends = endpoints.filter(({ serving }) => serving).map(endpointKey)
   return { ...result, flows: { frontends, backends } }
 }
 
 /** As the kernel lists it: a whole address has no prefix. */
 function rangeText({ address, prefix, family }: Cidr): string {
   return prefix === (family === 'IPv4' ? 32 : 128) ? address : `${address}/${prefix}`
-}
-
-function toDestination(endpoint: PortEndpoint): Destination {
-  return { address: endpoint.address, port: endpoint.port, weight: 1 }
 }

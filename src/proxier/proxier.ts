@@ -1,5 +1,5 @@
 import { isDeepStrictEqual } from 'node:util'
-import type { Clock } from '../lib/clock.ts'
+import { systemClock, type Clock } from '../lib/clock.ts'
 import { describeError } from '../lib/errors.ts'
 import type { Log } from '../lib/log.ts'
 import { Turn } from '../lib/turn.ts'
@@ -81,7 +81,9 @@ export interface ProxierObserver {
 export interface PassReport {
   readonly family: Family
   readonly reason: RunReason
+  /** When it began; of a 'period' pass, when the look at the kernel began that it brings in. */
   readonly started: number
+  /** How long it took, without that look. */
   readonly milliseconds: number
   readonly planned: number
   /** Things written to the kernel, by layer; a layer that wrote none is left out. */
@@ -96,6 +98,9 @@ export interface PassReport {
   readonly noLocal: { readonly internal: number; readonly external: number }
 }
 
+/** Shared by the families, so that one look at what they share serves both. */
+const processStart = systemClock.now()
+
 /** So few service ports are written before a pass of its own for the first ones would be. */
 const fewPorts = 200
 
@@ -108,6 +113,15 @@ export class Proxier {
   readonly #noLocal = { internal: new Set<string>(), external: new Set<string>() }
   /** Layers that failed half-way: what they had written before is not known, so it cannot be told from others' work. */
   readonly #uncertain = new Set<string>()
+  /** Layers that nothing may be written to before they have been read: at the start, and after a failure. */
+  readonly #unread = new Set<string>()
+  /** The look at the whole kernel state that goes on beside the passes. */
+  #check: Promise<void> | undefined
+  /** When the last look ended well or not, and how long it took. */
+  #checkEnded = { at: Number.NEGATIVE_INFINITY, took: 0 }
+  /** When the look began whose result no pass has brought in yet. */
+  #checkedSince: number | undefined
+  #lastWell = true
   /** Owner and address of clashes that were told. */
   readonly #clashes = new Map<Owner, readonly string[]>()
   #addressesStale = true
@@ -128,14 +142,16 @@ export class Proxier {
     this.#parts = parts
     this.#facts = this.#makeFacts()
     this.#detector = options.localDetector([])
+    for (const { name } of parts.layers) this.#unread.add(name)
     this.#pacer = new Pacer(
       {
         minInterval: options.minSyncPeriod,
         maxInterval: options.syncPeriod,
         retryInterval: Math.min(1000, options.syncPeriod),
+        base: processStart,
         clock: options.clock,
       },
-      (reason) => this.#pass(reason),
+      (reason) => this.#run(reason),
     )
   }
 
@@ -200,6 +216,7 @@ export class Proxier {
     await Promise.race([this.#start.promise, stopped])
     if (signal.aborted) return
     await this.#pacer.loop(signal)
+    await this.#check
   }
 
   #request(): void {
@@ -207,14 +224,47 @@ export class Proxier {
     this.#pacer.request()
   }
 
+  /** A full run looks at the kernel beside the passes and has one of its own when it is done. */
+  async #run(reason: RunReason): Promise<boolean> {
+    if (this.#passes === 0 || this.#checkedSince !== undefined) return this.#pass('period')
+    if (reason === 'change') return this.#pass('change')
+    // The kernel may differ from what is known of it where it has refused something.
+    const { at, took } = this.#checkEnded
+    if (this.#check === undefined && (reason === 'period' || performance.now() - at > 10 * took)) {
+      this.#check = this.#look()
+      void this.#check.finally(() => (this.#check = undefined))
+    }
+    return reason === 'period' ? this.#lastWell : this.#pass('retry')
+  }
+
+  async #look(): Promise<void> {
+    const since = this.#options.clock.now()
+    const began = performance.now()
+    for (const layer of this.#parts.layers) {
+      // One that failed is read by the next pass, which must know.
+      if (this.#unread.has(layer.name)) continue
+      try {
+        this.#tellDrifts(layer, await layer.resync())
+      } catch {
+        this.#unread.add(layer.name)
+      }
+    }
+    this.#addressesStale = true
+    this.#checkEnded = { at: performance.now(), took: performance.now() - began }
+    this.#checkedSince = since
+    this.#pacer.request()
+  }
+
   async #pass(reason: RunReason): Promise<boolean> {
     const { clock, family, log } = this.#options
     const { layers } = this.#parts
     const started = clock.now()
+    const checkedSince = this.#checkedSince
+    this.#checkedSince = undefined
     const unread = new Map<string, Error>()
     this.#wantRules()
-    if (reason !== 'change') await this.#readBack(unread)
-    if (reason !== 'change' || this.#addressesStale) await this.#readNodeAddresses(unread)
+    await this.#readBack(unread)
+    if (this.#addressesStale || !this.#nodeAddressesRead) await this.#readNodeAddresses(unread)
 
     const dirty = this.#state.take()
     const triggerTimes = this.#triggerTimes
@@ -244,13 +294,15 @@ export class Proxier {
       for (const [owner, error] of outcome.refused) if (!refused.has(owner)) refused.set(owner, error)
       if (outcome.broken === undefined) continue
       failures.push({ layer: outcome.layer, error: outcome.broken })
-      if (!outcome.waits) this.#uncertain.add(outcome.layer)
+      if (outcome.waits) continue
+      this.#uncertain.add(outcome.layer)
+      this.#unread.add(outcome.layer)
     }
     const well = failures.length === 0 && refused.size === 0
     const report: PassReport = {
       family,
       reason,
-      started,
+      started: checkedSince ?? started,
       milliseconds: clock.now() - started,
       planned: dirty.size,
       written: writtenBy([...early, ...outcomes]),
@@ -265,22 +317,30 @@ export class Proxier {
     this.#say(report)
     this.#parts.observer.passed(report)
     log.v(4, 'Pass ended', { family, reason, milliseconds: report.milliseconds, planned: dirty.size })
+    this.#lastWell = well
     return well
   }
 
+  /** Reads what must not be written to from memory. */
   async #readBack(unread: Map<string, Error>): Promise<void> {
-    const { family, log } = this.#options
     for (const layer of this.#parts.layers) {
+      if (!this.#unread.has(layer.name)) continue
       try {
         const drifts = await layer.resync()
-        if (this.#uncertain.delete(layer.name)) continue
-        for (const drift of drifts) {
-          log.warn('Kernel state was changed by someone else, repairing it', { family, ...drift })
-          this.#parts.observer.drift(family, drift)
-        }
+        this.#unread.delete(layer.name)
+        if (!this.#uncertain.delete(layer.name)) this.#tellDrifts(layer, drifts)
       } catch (error) {
         unread.set(layer.name, asError(error))
       }
+    }
+  }
+
+  #tellDrifts(layer: Layer, drifts: readonly Drift[]): void {
+    const { family, log } = this.#options
+    if (this.#uncertain.has(layer.name)) return
+    for (const drift of drifts) {
+      log.warn('Kernel state was changed by someone else, repairing it', { family, ...drift })
+      this.#parts.observer.drift(family, drift)
     }
   }
 

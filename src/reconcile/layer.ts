@@ -25,8 +25,9 @@ export interface Layer {
   /** Layers that must stand before this one may grow. */
   readonly needs: readonly string[]
   /**
-   * Re-reads the kernel; afterwards the pending work is the true difference. Answers what differs from what this
-   * process had written and was told had succeeded; at the first call nothing.
+   * Looks at the kernel; afterwards the pending work is the true difference. Answers what differs from what this
+   * process had written and was told had succeeded; at the first call nothing. May run beside `add` and `remove`: what
+   * they write meanwhile is left to the next look.
    */
   resync(): Promise<readonly Drift[]>
   /** Makes what is wanted exist, leaving out entries whose every owner is held. */

@@ -14,7 +14,7 @@ const rooms: Record<string, string[]> = {
   ipset: ['lib', 'model', 'reconcile', 'netlink'],
   dummy: ['lib', 'model', 'reconcile', 'netlink'],
   conntrack: ['lib', 'model', 'reconcile', 'netlink'],
-  iptables: ['lib', 'model', 'reconcile'],
+  iptables: ['lib', 'model', 'netlink', 'reconcile'],
   node: ['lib', 'model'],
   config: ['lib', 'model'],
   metrics: ['lib', 'model'],

@@ -3,6 +3,7 @@ import { cleanup } from '../../src/cleanup.ts'
 import { FakeFlows } from '../../src/conntrack/fake-flows.ts'
 import { FakeIpset } from '../../src/ipset/fake-ipset.ts'
 import type { IptablesTool } from '../../src/iptables/restore.ts'
+import { RuleGeneration } from '../../src/iptables/generation.ts'
 import { FakeIpvs } from '../../src/ipvs/fake-ipvs.ts'
 import { KernelError } from '../../src/lib/errors.ts'
 import { silentLog } from '../../src/lib/log.ts'
@@ -159,7 +160,14 @@ test('the clean-up removes what a pass left, and a second one finds nothing', as
       },
     },
   ])
-  const kernel = { ipvs: rig.ipvs, ipset: rig.ipset, dummy: rig.dummy, flows: new FakeFlows(), close: () => {} }
+  const kernel = {
+    ipvs: rig.ipvs,
+    ipset: rig.ipset,
+    dummy: rig.dummy,
+    flows: new FakeFlows(),
+    generation: new RuleGeneration(),
+    close: () => {},
+  }
   const tools = new Map<Family, IptablesTool>([['IPv4', rig.iptables as unknown as IptablesTool]])
   for (let time = 0; time < 2; time++) {
     expect(await cleanup(kernel, tools, silentLog)).toEqual([])

@@ -352,7 +352,7 @@ class Campaign {
     const input = this.#planInput(addresses.map(({ address }) => address))
     const servers = families.flatMap((family) => [...planFamily(input, family).servers])
     return {
-      servers: new Map(servers.map(([key, { destinations }]) => [key, new Set(destinations.map(destinationKey))])),
+      servers: new Map(servers.map(([key, { destinations }]) => [key, new Set([...destinations].map(destinationKey))])),
       owners: plannedOwners(input),
       rules: new Set(plannedRules(input)),
       undisturbed: this.#undisturbed,

@@ -1,10 +1,12 @@
-import type { Dummy, InterfaceAddress, Link } from '../../../src/dummy/dummy.ts'
+import type { AddressFilter, Dummy, InterfaceAddress, Link } from '../../../src/dummy/dummy.ts'
 import type { Ipset, ObservedSet, SetSpec } from '../../../src/ipset/ipset.ts'
 import type { Iptables } from '../../../src/iptables/iptables.ts'
 import type {
   Ipvs,
   IpvsChange,
   IpvsTimeouts,
+  IpvsDifferences,
+  KnownServer,
   ObservedDestination,
   ObservedServer,
   ServerId,
@@ -152,6 +154,11 @@ class FaultyIpvs implements Ipvs {
     return this.#inner.listAll()
   }
 
+  async compare(family: Family, known: ReadonlyMap<string, KnownServer>): Promise<IpvsDifferences> {
+    this.#read()
+    return this.#inner.compare(family, known)
+  }
+
   timeouts(): Promise<IpvsTimeouts> {
     return this.#inner.timeouts()
   }
@@ -250,6 +257,11 @@ class FaultyIpset implements Ipset {
     return this.#inner.list(name)
   }
 
+  async fingerprint(name: string): Promise<string> {
+    this.#read(`set ${name}`)
+    return this.#inner.fingerprint(name)
+  }
+
   async names(): Promise<readonly string[]> {
     this.#read('names of sets')
     return this.#inner.names()
@@ -284,9 +296,14 @@ class FaultyDummy implements Dummy {
     return this.#inner.links()
   }
 
-  async addresses(): Promise<readonly InterfaceAddress[]> {
+  async addresses(filter?: AddressFilter): Promise<readonly InterfaceAddress[]> {
     this.#read('addresses')
-    return this.#inner.addresses()
+    return this.#inner.addresses(filter)
+  }
+
+  async fingerprint(filter: AddressFilter): Promise<string> {
+    this.#read('addresses')
+    return this.#inner.fingerprint(filter)
   }
 
   createDevice(name: string): Promise<void> {

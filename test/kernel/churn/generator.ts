@@ -1,6 +1,5 @@
 import type {
   EndpointPortRecord,
-  EndpointRecord,
   EndpointSliceRecord,
   NodeRecord,
   ServicePortRecord,
@@ -9,6 +8,7 @@ import type {
 import { familyOf, type Family, type Protocol } from '../../../src/model/address.ts'
 import type { ChurnEvent, FaultPlan, FaultyPort, Round, StackSettings, Tampering } from './events.ts'
 import { Random } from './random.ts'
+import { EndpointList, type EndpointRecord } from '../../../src/model/endpoint-list.ts'
 
 /** Virtual servers and addresses in these ranges are somebody else's. */
 export const excludedRanges: Readonly<Record<Family, string>> = { IPv4: '172.30.0.0/16', IPv6: 'fd00:172:30::/48' }
@@ -441,7 +441,9 @@ export class Generator {
       service,
       family,
       ports: this.#slicePorts(service),
-      endpoints: random.some(pods[family], random.below(6)).map((address) => this.#endpoint(address, hinted)),
+      endpoints: EndpointList.of(
+        random.some(pods[family], random.below(6)).map((address) => this.#endpoint(address, hinted)),
+      ),
       triggerTime: random.chance(0.5) ? 1_700_000_000_000 + random.below(1_000_000) : 0,
     }
   }
@@ -471,7 +473,11 @@ export class Generator {
 
   #changeSlice(slice: EndpointSliceRecord): EndpointSliceRecord {
     const random = this.#random
-    const { endpoints } = slice
+    const endpoints = [...slice.endpoints]
+    const put = (list: readonly EndpointRecord[]): EndpointSliceRecord => ({
+      ...slice,
+      endpoints: EndpointList.of(list),
+    })
     const at = random.below(endpoints.length)
     const what = random.weighted({
       add: 5,
@@ -487,26 +493,26 @@ export class Generator {
     })
     switch (what) {
       case 'add':
-        return { ...slice, endpoints: [...endpoints, this.#endpoint(random.pick(pods[slice.family]), false)] }
+        return put([...endpoints, this.#endpoint(random.pick(pods[slice.family]), false)])
       case 'remove':
-        return { ...slice, endpoints: endpoints.toSpliced(at, 1) }
+        return put(endpoints.toSpliced(at, 1))
       case 'state': {
         const { ready, serving, terminating } = this.#endpoint('', false)
-        return { ...slice, endpoints: endpoints.with(at, { ...endpoints[at]!, ready, serving, terminating }) }
+        return put(endpoints.with(at, { ...endpoints[at]!, ready, serving, terminating }))
       }
       case 'place':
-        return { ...slice, endpoints: endpoints.with(at, { ...endpoints[at]!, local: !endpoints[at]!.local }) }
+        return put(endpoints.with(at, { ...endpoints[at]!, local: !endpoints[at]!.local }))
       case 'hints':
-        return { ...slice, endpoints: endpoints.map(({ address }) => this.#endpoint(address, random.chance(0.8))) }
+        return put(endpoints.map(({ address }) => this.#endpoint(address, random.chance(0.8))))
       case 'all':
         return {
           ...this.#newSlice(slice.key),
           family: slice.family,
           service: slice.service,
-          endpoints: this.#fresh(slice),
+          endpoints: EndpointList.of(this.#fresh(slice)),
         }
       case 'none':
-        return { ...slice, endpoints: [] }
+        return put([])
       case 'ports':
         return { ...slice, ports: this.#slicePorts(slice.service) }
       case 'service':
@@ -526,11 +532,11 @@ export class Generator {
     const random = this.#random
     const from = random.pick([...this.cluster.slices.values()])
     const others = [...this.cluster.slices.values()].filter((one) => one.family === from.family && one !== from)
-    const endpoint = from.endpoints[0]
+    const [endpoint, ...rest] = from.endpoints
     if (endpoint === undefined || others.length === 0) return []
     const to = others.find((one) => one.service === from.service) ?? random.pick(others)
-    const come = this.#tellSlice({ ...to, endpoints: [...to.endpoints, endpoint] })
-    const gone = this.#tellSlice({ ...from, endpoints: from.endpoints.slice(1) })
+    const come = this.#tellSlice({ ...to, endpoints: EndpointList.of([...to.endpoints, endpoint]) })
+    const gone = this.#tellSlice({ ...from, endpoints: EndpointList.of(rest) })
     return random.chance(0.5) ? [...come, ...gone] : [...gone, ...come]
   }
 

@@ -1,4 +1,4 @@
-import type { Dummy, InterfaceAddress, Link } from '../../../src/dummy/dummy.ts'
+import type { AddressFilter, Dummy, InterfaceAddress, Link } from '../../../src/dummy/dummy.ts'
 import type { Ipset, ObservedSet, SetSpec } from '../../../src/ipset/ipset.ts'
 import type { Iptables } from '../../../src/iptables/iptables.ts'
 import { tables, type Table } from '../../../src/iptables/rules.ts'
@@ -9,6 +9,8 @@ import {
   type Ipvs,
   type IpvsChange,
   type IpvsTimeouts,
+  type IpvsDifferences,
+  type KnownServer,
   type ObservedDestination,
   type ObservedServer,
   type ServerId,
@@ -222,6 +224,10 @@ class GuardedIpvs implements Ipvs {
     return this.#inner.listAll()
   }
 
+  compare(family: Family, known: ReadonlyMap<string, KnownServer>): Promise<IpvsDifferences> {
+    return this.#inner.compare(family, known)
+  }
+
   timeouts(): Promise<IpvsTimeouts> {
     return this.#inner.timeouts()
   }
@@ -263,6 +269,10 @@ class GuardedIpset implements Ipset {
     return this.#inner.list(name)
   }
 
+  fingerprint(name: string): Promise<string> {
+    return this.#inner.fingerprint(name)
+  }
+
   names(): Promise<readonly string[]> {
     return this.#inner.names()
   }
@@ -291,8 +301,12 @@ class GuardedDummy implements Dummy {
     return this.#inner.links()
   }
 
-  addresses(): Promise<readonly InterfaceAddress[]> {
-    return this.#inner.addresses()
+  addresses(filter?: AddressFilter): Promise<readonly InterfaceAddress[]> {
+    return this.#inner.addresses(filter)
+  }
+
+  fingerprint(filter: AddressFilter): Promise<string> {
+    return this.#inner.fingerprint(filter)
   }
 
   createDevice(name: string): Promise<void> {

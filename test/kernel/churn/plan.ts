@@ -6,6 +6,7 @@ import { canonicalRule, parseSave } from '../../../src/iptables/text.ts'
 import { destinationKey, serverFlags, serverKey, type ServerId } from '../../../src/ipvs/ipvs.ts'
 import { isIPv6LinkLocal, isLoopback, parseCidr, type Cidr, type Family } from '../../../src/model/address.ts'
 import type { NodeRecord } from '../../../src/model/cluster.ts'
+import { DestinationList } from '../../../src/model/destination-list.ts'
 import type { LocalDetector } from '../../../src/model/local-detector.ts'
 import type { SetRole } from '../../../src/model/sets.ts'
 import type { Contribution, OutFilterDrop, ServerWant } from '../../../src/proxier/contribution.ts'
@@ -125,7 +126,7 @@ function serverLines({ server, destinations }: ServerWant): string[] {
   const name = serverName(server)
   return [
     `-A ${name} -s ${server.scheduler}${persistent}${schedulerFlags}`,
-    ...destinations.map((one) => `-a ${name} -r ${destinationKey(one)} -m -w ${one.weight}`),
+    ...[...destinations].map((one) => `-a ${name} -r ${destinationKey(one)} -m -w ${one.weight}`),
   ]
 }
 
@@ -148,7 +149,7 @@ export function expectedState(input: PlanInput): State {
     for (const rule of input.survivors.rules[family]) lines.push(`${family} builtin ${canonicalRule(rule)}`)
   }
   for (const { server, destinations } of input.survivors.servers.values()) {
-    lines.push(...serverLines({ server, destinations }).map((line) => `ipvs ${line}`))
+    lines.push(...serverLines({ server, destinations: DestinationList.of(destinations) }).map((line) => `ipvs ${line}`))
   }
   for (const address of input.survivors.addresses) lines.push(`address ${address}/${address.includes(':') ? 128 : 32}`)
   return lines.sort()

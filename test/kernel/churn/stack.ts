@@ -106,6 +106,7 @@ function collectingLog(say: (line: string) => void): Log {
     warn: line('warn'),
     info: () => {},
     v: () => {},
+    isOn: () => false,
     child: () => log,
     setVerbosity: () => {},
   }

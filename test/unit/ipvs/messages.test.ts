@@ -1,6 +1,7 @@
 import { describe, expect, it } from 'vitest'
 import * as messages from '../../../src/ipvs/messages.ts'
-import type { IpvsChange } from '../../../src/ipvs/ipvs.ts'
+import { serverKey, type IpvsChange, type ObservedDestination } from '../../../src/ipvs/ipvs.ts'
+import { ProcParser, wordsText } from '../../../src/ipvs/proc.ts'
 import { KernelIpvs } from '../../../src/ipvs/kernel-ipvs.ts'
 import { Writer } from '../../../src/netlink/attributes.ts'
 import { Connection, type Message } from '../../../src/netlink/connection.ts'
@@ -88,7 +89,7 @@ describe('messages', () => {
   })
 })
 
-describe('parseProcIpVs', () => {
+describe('the proc file', () => {
   const text = `IP Virtual Server version 1.2.1 (size=4096)
 Prot LocalAddress:Port Scheduler Flags
   -> RemoteAddress:Port Forward Weight ActiveConn InActConn
@@ -101,9 +102,22 @@ UDP  [fd00:0000:0000:0000:0000:0000:0000:000a]:0035 sh ops
   -> [fd00:0010:0000:0000:0000:0000:0000:000b]:14E9      Masq    0      0          0         
 SCTP 0A600001:0F1C rr 
 `
-  it('reads servers with their destinations', () => {
+  /** Servers with their destinations, the text given in chunks of so many bytes. */
+  const parsed = (given: string, chunk = 65_536): [string, ObservedDestination[]][] => {
+    const servers: [string, ObservedDestination[]][] = []
+    const parser = new ProcParser({
+      server: (id) => servers.push([serverKey(id), []]),
+      destination: ({ family, words, ...rest }) =>
+        servers.at(-1)![1].push({ ...rest, address: wordsText(family, words) }),
+    })
+    const bytes = Buffer.from(given)
+    for (let from = 0; from < bytes.length; from += chunk) parser.push(bytes.subarray(from, from + chunk))
+    return servers
+  }
+
+  it.each([65_536, 100, 7, 1])('reads servers with their destinations, in chunks of %i', (chunk) => {
     const found = { weight: 1, forwarding: 0, activeConnections: 3, inactiveConnections: 40 }
-    expect([...messages.parseProcIpVs(text)]).toEqual([
+    expect(parsed(text, chunk)).toEqual([
       [
         '10.96.0.1:443/TCP',
         [
@@ -117,7 +131,7 @@ SCTP 0A600001:0F1C rr
   })
 
   it.each(['', 'nonsense', 'TCP  zz rr', '  -> 0A000202:192B Masq 1 0 0'])('reads nothing from "%s"', (other) => {
-    expect([...messages.parseProcIpVs(other)]).toEqual([])
+    expect(parsed(`${other}\n`)).toEqual([])
   })
 })
 

@@ -330,7 +330,8 @@ describe('ApiSource', () => {
         source.run(
           {
             serviceChanged: (key, record) => told.push(`${key} ${record?.clusterIPs[0]}`),
-            sliceChanged: (key, record) => told.push(`${key} ${record?.service} ${record?.endpoints[0]?.local}`),
+            sliceChanged: (key, record) =>
+              told.push(`${key} ${record?.service} ${[...(record?.endpoints ?? [])][0]?.local}`),
             nodeChanged: (record) => told.push(`node ${record?.name}`),
             synced: (kind) => told.push(`synced ${kind}`),
           },

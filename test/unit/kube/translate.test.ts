@@ -315,7 +315,8 @@ describe('translateEndpointSlice', () => {
         ...change,
       }
       const record = translateEndpointSlice(object, 'node-a', (p) => problems.push(p))
-      expect(record).toEqual(expected === null ? undefined : { ...sliceBase, ...expected })
+      const plain = record && { ...record, endpoints: [...record.endpoints] }
+      expect(plain).toEqual(expected === null ? undefined : { ...sliceBase, ...expected })
       expect(problems.map((problem) => problem.field)).toEqual(fields)
     })
   }

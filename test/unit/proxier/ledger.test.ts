@@ -1,4 +1,5 @@
 import { expect, test } from 'vitest'
+import { DestinationList } from '../../../src/model/destination-list.ts'
 import type { Contribution } from '../../../src/proxier/contribution.ts'
 import { Ledger } from '../../../src/proxier/ledger.ts'
 import { nothing } from '../../../src/proxier/planner.ts'
@@ -17,7 +18,11 @@ const server = {
   timeout: 0,
 } as const
 const serves = (...destinations: string[]): Contribution =>
-  wants({ servers: [{ server, destinations: destinations.map((address) => ({ address, port: 80, weight: 1 })) }] })
+  wants({
+    servers: [
+      { server, destinations: DestinationList.of(destinations.map((address) => ({ address, port: 80, weight: 1 }))) },
+    ],
+  })
 
 test.each<{ name: string; steps: [string, Contribution | undefined][]; heard: string[] }>([
   {
@@ -80,7 +85,7 @@ test.each<{ name: string; steps: [string, Contribution | undefined][]; heard: st
       },
       addresses: { want: (address) => said.push(`+ ${address}`), unwant: (address) => said.push(`- ${address}`) },
       servers: {
-        want: (key, want) => said.push(`= ${key} ${want.destinations.map(({ address }) => address).join(' ')}`),
+        want: (key, want) => said.push(`= ${key} ${[...want.destinations].map(({ address }) => address).join(' ')}`),
         unwant: (key) => said.push(`x ${key}`),
       },
     },

@@ -1,9 +1,5 @@
-import type {
-  EndpointRecord,
-  EndpointSliceRecord,
-  ServicePortRecord,
-  ServiceRecord,
-} from '../../../src/model/cluster.ts'
+import type { EndpointSliceRecord, ServicePortRecord, ServiceRecord } from '../../../src/model/cluster.ts'
+import { EndpointList, type EndpointRecord } from '../../../src/model/endpoint-list.ts'
 import type { NodeFacts } from '../../../src/proxier/planner.ts'
 
 /** Short ways to the objects of the tables. */
@@ -43,7 +39,7 @@ export function slice(
     service: 'default/web',
     family: 'IPv4',
     ports: [{ name: '', protocol: 'TCP', port: 8080 }],
-    endpoints,
+    endpoints: EndpointList.of(endpoints),
     triggerTime: 0,
     ...change,
   }

@@ -2,7 +2,7 @@ import { expect, test } from 'vitest'
 import type { ServicePortRecord, ServiceRecord } from '../../../src/model/cluster.ts'
 import { destinationKey, serverKey } from '../../../src/model/virtual-server.ts'
 import type { Contribution } from '../../../src/proxier/contribution.ts'
-import { mergeEndpoints } from '../../../src/proxier/endpoint-choice.ts'
+import { endpointKey, mergeEndpoints } from '../../../src/proxier/endpoint-choice.ts'
 import { planPort, type NodeFacts } from '../../../src/proxier/planner.ts'
 import { endpoint, facts, port, service, slice } from './objects.ts'
 
@@ -11,7 +11,7 @@ function lines(contribution: Contribution): string[] {
   return [
     ...contribution.servers.map(
       ({ server, destinations }) =>
-        `${serverKey(server)} ${server.scheduler}${server.flags ? ` flags ${server.flags}` : ''}${server.timeout ? ` timeout ${server.timeout}` : ''} > ${destinations.map(destinationKey).join(' ')}`,
+        `${serverKey(server)} ${server.scheduler}${server.flags ? ` flags ${server.flags}` : ''}${server.timeout ? ` timeout ${server.timeout}` : ''} > ${[...destinations].map(destinationKey).join(' ')}`,
     ),
     ...contribution.members.map(({ role, entry }) => `${role} ${entry}`),
     ...contribution.addresses.map((address) => `bind ${address}`),
@@ -201,14 +201,14 @@ test.each([
   },
 ])('endpoints: $name', ({ endpoints, want }) => {
   const plan = planPort(service(), port(), mergeEndpoints([slice(endpoints)], port()), facts({ zone: 'a' }))
-  expect(plan.servers[0]!.destinations.map(({ address }) => address)).toEqual(want)
+  expect([...plan.servers[0]!.destinations].map(({ address }) => address)).toEqual(want)
 })
 
 test.each([
   {
     name: 'union over slices, sorted bytewise',
     slices: [slice([endpoint('10.1.0.1')]), slice([endpoint('10.1.0.10')], { key: 'default/web-2' })],
-    want: ['10.1.0.10:8080', '10.1.0.1:8080'],
+    want: ['10.1.0.1:8080', '10.1.0.10:8080'],
   },
   {
     name: 'a terminating duplicate does not replace a live one',
@@ -229,6 +229,6 @@ test.each([
   },
 ])('merge: $name', ({ slices, want }) => {
   const merged = mergeEndpoints(slices, port())
-  expect(merged.map(({ key }) => key)).toEqual(want)
+  expect(merged.map(endpointKey)).toEqual(want)
   expect(merged.every(({ terminating }) => !terminating)).toBe(true)
 })

@@ -2,8 +2,9 @@ import { afterEach, describe, expect, test } from 'vitest'
 import { translateEndpointSlice, translateService } from '../../../src/kube/translate.ts'
 import type { Family } from '../../../src/model/address.ts'
 import type { EndpointSliceRecord, ServiceRecord } from '../../../src/model/cluster.ts'
+import { EndpointList, type EndpointRecord } from '../../../src/model/endpoint-list.ts'
 import { ClusterState } from '../../../src/proxier/cluster-state.ts'
-import { mergeEndpoints } from '../../../src/proxier/endpoint-choice.ts'
+import { endpointKey, mergeEndpoints } from '../../../src/proxier/endpoint-choice.ts'
 import { endpoint, port, service, slice } from './objects.ts'
 import { Rig } from './rig.ts'
 
@@ -269,7 +270,7 @@ describe('endpoints of UDP ports: what serves, whether flows are cleared, local 
     {
       name: 'delete slice',
       before: [local1],
-      after: [{ ...local1, endpoints: [], ports: [] }],
+      after: [{ ...local1, endpoints: EndpointList.empty, ports: [] }],
       result: {},
       cleared: true,
       local: {},
@@ -375,10 +376,10 @@ describe('endpoints of UDP ports: what serves, whether flows are cleared, local 
 
 describe('slices of one Service', () => {
   const keys = (slices: readonly EndpointSliceRecord[], name = 'a'): string[] =>
-    mergeEndpoints(slices, port({ name })).map(({ key }) => key)
+    mergeEndpoints(slices, port({ name })).map(endpointKey)
   const listed = (count: number, letters: (i: number) => string = () => 'rs', from = 1) =>
     Array.from({ length: count }, (_, i) => endpoint(`10.0.1.${from + i}`, letters(from + i)))
-  const of = (endpoints: EndpointSliceRecord['endpoints'], n = 1, number = 80): EndpointSliceRecord =>
+  const of = (endpoints: readonly EndpointRecord[], n = 1, number = 80): EndpointSliceRecord =>
     slice(endpoints, { key: `default/web-${n}`, ports: [{ name: 'a', protocol: 'TCP', port: number }] })
 
   test('one slice, ports 80 and 443, hosts alternate', () => {
@@ -412,22 +413,22 @@ describe('slices of one Service', () => {
       [of(listed(2), 1, 8080), of(listed(2), 2, 8081)],
       ['10.0.1.1:8080', '10.0.1.1:8081', '10.0.1.2:8080', '10.0.1.2:8081'],
     ],
-    ['bytewise order', [of([endpoint('10.0.1.9'), endpoint('10.0.1.10')])], ['10.0.1.10:80', '10.0.1.9:80']],
+    ['bytewise order', [of([endpoint('10.0.1.10'), endpoint('10.0.1.9')])], ['10.0.1.9:80', '10.0.1.10:80']],
   ])('%s', (_name, slices, wanted) => expect(keys(slices)).toEqual(wanted))
 
   test('overlapping, unready in one and in other: the later one wins', () => {
     const every = (n: number) => (i: number) => (i % n === 0 ? '' : 'rs')
     const merged = mergeEndpoints([of(listed(10, every(3))), of(listed(10, every(6)), 2)], port({ name: 'a' }))
-    expect(merged.filter(({ ready }) => !ready).map(({ key }) => key)).toEqual(['10.0.1.6:80'])
+    expect(merged.filter(({ ready }) => !ready).map(endpointKey)).toEqual(['10.0.1.6:80'])
   })
 
   test('overlapping, some terminating: a live one is kept', () => {
     const leaving = (i: number): string => (i % 5 === 0 ? 'st' : 'rs')
     const both = mergeEndpoints([of(listed(10, leaving)), of(listed(10, leaving), 2)], port({ name: 'a' }))
     const gone = both.filter(({ terminating }) => terminating)
-    expect(gone.map(({ key, ready, serving }) => [key, ready, serving])).toEqual([
-      ['10.0.1.10:80', false, true],
+    expect(gone.map((one) => [endpointKey(one), one.ready, one.serving])).toEqual([
       ['10.0.1.5:80', false, true],
+      ['10.0.1.10:80', false, true],
     ])
     const live = mergeEndpoints([of(listed(10)), of(listed(10, leaving), 2)], port({ name: 'a' }))
     expect(live.filter(({ terminating }) => terminating)).toEqual([])
@@ -476,13 +477,17 @@ describe('slices of one Service', () => {
     ],
   })
   test.each<[string, EndpointSliceRecord, boolean]>([
-    ['identical', structuredClone(first), false],
+    [
+      'identical',
+      { ...structuredClone({ ...first, endpoints: undefined }), endpoints: EndpointList.of([...first.endpoints]) },
+      false,
+    ],
     ['ports reordered', { ...first, ports: first.ports.toReversed() }, true],
     ['a port removed', { ...first, ports: first.ports.slice(1) }, true],
     ['a port added', { ...first, ports: [...first.ports, { name: 'c', protocol: 'UDP', port: 1 }] }, true],
-    ['endpoints reordered', { ...first, endpoints: first.endpoints.toReversed() }, true],
-    ['an endpoint added', { ...first, endpoints: listed(4) }, true],
-    ['a condition flipped', { ...first, endpoints: listed(3, (i) => (i === 2 ? '' : 'rs')) }, true],
+    ['endpoints reordered', { ...first, endpoints: EndpointList.of([...first.endpoints].toReversed()) }, true],
+    ['an endpoint added', { ...first, endpoints: EndpointList.of(listed(4)) }, true],
+    ['a condition flipped', { ...first, endpoints: EndpointList.of(listed(3, (i) => (i === 2 ? '' : 'rs'))) }, true],
   ])('change detection: %s', (_name, next, changed) => {
     const state = new ClusterState()
     state.setSlice(first.key, first)
@@ -499,7 +504,10 @@ describe('slices of one Service', () => {
       for (const member of Object.values(value))
         if (typeof member === 'object' && member !== null) frozen(member as object)
     }
-    const one = structuredClone(first)
+    const one = {
+      ...structuredClone({ ...first, endpoints: undefined }),
+      endpoints: EndpointList.of([...first.endpoints]),
+    }
     frozen(one)
     const state = new ClusterState()
     state.setSlice(one.key, one)

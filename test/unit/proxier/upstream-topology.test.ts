@@ -1,6 +1,7 @@
 import { describe, expect, test } from 'vitest'
-import type { EndpointRecord, ServiceRecord } from '../../../src/model/cluster.ts'
-import { chooseEndpoints, mergeEndpoints } from '../../../src/proxier/endpoint-choice.ts'
+import type { ServiceRecord } from '../../../src/model/cluster.ts'
+import type { EndpointRecord } from '../../../src/model/endpoint-list.ts'
+import { chooseEndpoints, mergeEndpoints, type PortEndpoint } from '../../../src/proxier/endpoint-choice.ts'
 import { nodePortAddresses } from '../../../src/proxier/node-addresses.ts'
 import { parseCidr } from '../../../src/model/address.ts'
 import { endpoint, port, service, slice } from './objects.ts'
@@ -172,8 +173,8 @@ describe('topology and policies', () => {
     const subject = service(change)
     const merged = mergeEndpoints([slice(endpoints)], port())
     const choice = chooseEndpoints(subject, port(), merged, { nodeName: 'node1', zone: own })
-    const lasts = (list: readonly { address: string }[] | undefined): number[] | undefined =>
-      list?.map(({ address }) => Number(address.split('.')[3]))
+    const lasts = (list: readonly PortEndpoint[] | undefined): number[] | undefined =>
+      list?.map(({ id }) => id.charCodeAt(3))
     expect({ cluster: lasts(choice.cluster), local: lasts(choice.local) }).toEqual({ cluster, local })
     // The fourth result of every case: whether anything at all can serve.
     expect(choice.hasUsable).toBe(usable)
