@@ -29,7 +29,7 @@ const protocols = new Map<string, Protocol>([
 ])
 
 /** First letters of the names of IP_VS_CONN_F_* in the column Forward: Masq, Local, Tunnel, Route, Bypass. */
-const forwardingByLetter = new Map([...'MLTRB'].map((letter, number) => [letter.charCodeAt(0), number]))
+const forwardingByLetter = new Map(Array.from(Buffer.from('MLTRB'), (letter, number) => [letter, number]))
 
 const SPACE = 0x20
 const NEWLINE = 0x0a

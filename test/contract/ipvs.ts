@@ -4,9 +4,12 @@ import {
   serverKey,
   type Ipvs,
   type IpvsChange,
+  type KnownServer,
   type ServerId,
   type VirtualServer,
 } from '../../src/ipvs/ipvs.ts'
+import type { Family } from '../../src/model/address.ts'
+import { DestinationList } from '../../src/model/destination-list.ts'
 
 const v4: ServerId = { family: 'IPv4', protocol: 'TCP', address: '10.96.0.1', port: 443 }
 const v6: ServerId = { family: 'IPv6', protocol: 'UDP', address: 'fd00::a', port: 53 }
@@ -191,6 +194,113 @@ export function ipvsContract<I extends Ipvs>(make: () => Promise<I>, dump: (ipvs
       return `${serverKey(id)}, 60, ${host} 80 ${index} 0, ${host} 81 ${index} 0`
     })
     expect(text.sort()).toEqual(wanted.sort())
+  })
+
+  describe('compares what stands with what is known', () => {
+    const ids = Array.from({ length: 200 }, (_, index): ServerId =>
+      index % 2 === 0 ? { ...v4, port: index + 1 } : { ...v6, port: index + 1 },
+    )
+    const hosts = (id: ServerId): readonly string[] =>
+      id.family === 'IPv4' ? ['10.1.0.1', '10.1.0.2', '10.1.0.3'] : ['fd00:10::b', 'fd00:10::c']
+    const known = (family: Family): Map<string, KnownServer> =>
+      new Map(
+        ids
+          .filter((id) => id.family === family)
+          .map((id) => [
+            serverKey(id),
+            {
+              server: server(id, 'rr', id.port % 3 === 0 ? serverFlags.persistent : 0, id.port % 3 === 0 ? 10800 : 0),
+              destinations: DestinationList.of(
+                hosts(id).map((address, n) => ({ address, port: 8000 + id.port, weight: n })),
+              ),
+            },
+          ]),
+      )
+    const all = (): Map<string, KnownServer> => new Map([...known('IPv4'), ...known('IPv6')])
+    const stand = (): Promise<unknown> =>
+      apply(
+        ...[...all().values()].flatMap((one): IpvsChange[] => [
+          { kind: 'newServer', server: one.server },
+          ...[...one.destinations].map((to): IpvsChange => ({
+            kind: 'newDestination',
+            server: one.server,
+            destination: to,
+          })),
+        ]),
+      )
+    const look = async (): Promise<{ found: string[]; missing: string[] }> => {
+      const both = await Promise.all((['IPv4', 'IPv6'] as const).map((family) => ipvs.compare(family, known(family))))
+      return {
+        found: both.flatMap(({ found }) => found.map((one) => serverKey(one.server))).sort(),
+        missing: both.flatMap(({ missing }) => missing).sort(),
+      }
+    }
+    const one = ids[2]!
+    const two = ids[3]!
+    const persistent = ids[8]!
+    const first = (id: ServerId): { address: string; port: number } => ({
+      address: hosts(id)[0]!,
+      port: 8000 + id.port,
+    })
+    const keyed = (id: ServerId): KnownServer => all().get(serverKey(id))!
+
+    it.each<[string, IpvsChange[], { found?: ServerId[]; missing?: ServerId[] }]>([
+      ['nothing was touched', [], {}],
+      [
+        'a destination is gone',
+        [{ kind: 'deleteDestination', server: one, destination: first(one) }],
+        { found: [one] },
+      ],
+      [
+        'a foreign destination',
+        [{ kind: 'newDestination', server: two, destination: { ...first(two), port: 1, weight: 1 } }],
+        { found: [two] },
+      ],
+      [
+        'a weight, both families',
+        [one, two].map((id) => ({ kind: 'setDestination', server: id, destination: { ...first(id), weight: 7 } })),
+        { found: [one, two] },
+      ],
+      [
+        'two destinations have exchanged their weights',
+        hosts(one)
+          .slice(0, 2)
+          .map((address, n) => ({
+            kind: 'setDestination',
+            server: one,
+            destination: { address, port: 8000 + one.port, weight: 1 - n },
+          })),
+        { found: [one] },
+      ],
+      ['a server is gone', [{ kind: 'deleteServer', server: one }], { missing: [one] }],
+      [
+        'a foreign server',
+        [{ kind: 'newServer', server: server({ ...v4, port: 9999 }) }],
+        { found: [{ ...v4, port: 9999 }] },
+      ],
+      [
+        'another scheduler',
+        [{ kind: 'setServer', server: { ...keyed(one).server, scheduler: 'wrr' } }],
+        { found: [one] },
+      ],
+      [
+        'persistence came',
+        [{ kind: 'setServer', server: { ...keyed(two).server, flags: serverFlags.persistent, timeout: 60 } }],
+        { found: [two] },
+      ],
+      [
+        'another timeout',
+        [{ kind: 'setServer', server: { ...keyed(persistent).server, timeout: 10801 } }],
+        { found: [persistent] },
+      ],
+      ['all are gone', ids.map((id) => ({ kind: 'deleteServer', server: id })), { missing: [...ids] }],
+    ])('%s', async (_name, changes, { found = [], missing = [] }) => {
+      await stand()
+      // Once before, so that the kernel's clock is known.
+      expect(await look()).toEqual({ found: [], missing: [] })
+      await apply(...changes)
+      expect(await look()).toEqual({ found: found.map(serverKey).sort(), missing: missing.map(serverKey).sort() })
+    })
   })
 
   it('lists all that stand while others come and go', async () => {
