@@ -270,17 +270,22 @@ export class Proxier {
     const triggerTimes = this.#triggerTimes
     this.#triggerTimes = []
     const skip = new Set(unread.keys())
+    // At once: a look that goes on meanwhile must not take for others' work what was half done.
+    const onBroken = (layer: string): void => {
+      this.#uncertain.add(layer)
+      this.#unread.add(layer)
+    }
     const early: LayerOutcome[] = []
     const first = this.#passes++ === 0 ? this.#urgent(dirty) : undefined
     if (first !== undefined && this.#nodeAddressesRead) {
       await this.#plan(first)
       this.#wantRules()
-      early.push(...(await applyOnce(layers, skip, 'grow')))
+      early.push(...(await applyOnce(layers, skip, 'grow', onBroken)))
     }
     await this.#plan(dirty)
     this.#wantRules()
     // Before the node's addresses are known, all that stands for its node ports would look unwanted.
-    const outcomes = this.#nodeAddressesRead ? await applyOnce(layers, skip) : []
+    const outcomes = this.#nodeAddressesRead ? await applyOnce(layers, skip, 'whole', onBroken) : []
     // Flows to an endpoint may go once the kernel sends no new ones there.
     if (!outcomes.some(({ layer, broken }) => layer === 'ipvs' && broken)) await this.#parts.flows.run()
     this.#parts.serviceHealth.setHosts(
@@ -294,9 +299,6 @@ export class Proxier {
       for (const [owner, error] of outcome.refused) if (!refused.has(owner)) refused.set(owner, error)
       if (outcome.broken === undefined) continue
       failures.push({ layer: outcome.layer, error: outcome.broken })
-      if (outcome.waits) continue
-      this.#uncertain.add(outcome.layer)
-      this.#unread.add(outcome.layer)
     }
     const well = failures.length === 0 && refused.size === 0
     const report: PassReport = {
@@ -323,6 +325,7 @@ export class Proxier {
 
   /** Reads what must not be written to from memory. */
   async #readBack(unread: Map<string, Error>): Promise<void> {
+    if (this.#unread.size > 0) await this.#check
     for (const layer of this.#parts.layers) {
       if (!this.#unread.has(layer.name)) continue
       try {

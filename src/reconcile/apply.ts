@@ -11,12 +11,14 @@ export interface LayerOutcome extends Outcome {
 /**
  * Foundations first, the address last: a service address answers only once everything behind it stands; removal goes
  * the other way round. A layer that fails stops only the growth of those that need it, never a layer that works.
- * `grow`: nothing is removed, for not everything that is wanted has been said yet.
+ * `grow`: nothing is removed, for not everything that is wanted has been said yet. `onBroken` hears at once of a layer
+ * that failed.
  */
 export async function applyOnce(
   layers: readonly Layer[],
   unread: ReadonlySet<string>,
   extent: 'whole' | 'grow' = 'whole',
+  onBroken: (layer: string) => void = () => {},
 ): Promise<LayerOutcome[]> {
   const outcomes: LayerOutcome[] = []
   const held = new Set<Owner>()
@@ -29,7 +31,10 @@ export async function applyOnce(
       outcome = { applied: 0, refused: new Map(), broken: asError(error) }
     }
     outcomes.push({ ...outcome, layer: layer.name, step: name })
-    if (outcome.broken) broken.add(layer.name)
+    if (outcome.broken) {
+      broken.add(layer.name)
+      onBroken(layer.name)
+    }
     for (const owner of outcome.refused.keys()) held.add(owner)
   }
   for (const layer of layers) {
