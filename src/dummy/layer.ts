@@ -2,7 +2,7 @@ import { KernelError, ProxyError } from '../lib/errors.ts'
 import type { Log } from '../lib/log.ts'
 import { cidrContains, isIPv6LinkLocal, type Cidr, type Family } from '../model/address.ts'
 import { isHeld, Refusals } from '../reconcile/apply.ts'
-import { DeltaTable } from '../reconcile/delta-table.ts'
+import { DeltaSet } from '../reconcile/delta-set.ts'
 import type { Drift, Layer, Outcome, Owner } from '../reconcile/layer.ts'
 import type { Dummy, InterfaceAddress } from './dummy.ts'
 
@@ -27,7 +27,7 @@ export class DummyLayer implements Layer {
   readonly name = 'dummy'
   readonly needs: readonly string[] = ['ipset', 'iptables', 'ipvs']
   readonly #options: DummyLayerOptions
-  readonly #addresses = new DeltaTable<string, true>()
+  readonly #addresses = new DeltaSet()
   readonly #ownBound = new Set<string>()
   #index: number | undefined
   #adopted = false
@@ -41,7 +41,7 @@ export class DummyLayer implements Layer {
   }
 
   want(address: string): void {
-    this.#addresses.want(address, true)
+    this.#addresses.want(address)
   }
 
   unwant(address: string): void {
@@ -61,7 +61,7 @@ export class DummyLayer implements Layer {
     if (this.#index === undefined) {
       // Its addresses went with it: one thing happened, one line says so.
       if (hadDevice && this.#options.speaksForDevice) report('device', deviceName, 'missing')
-      this.#addresses.observedAll(new Map())
+      this.#addresses.observedAll(new Set())
       this.#adopted = true
       return drifts
     }
@@ -71,20 +71,20 @@ export class DummyLayer implements Layer {
     // Nobody has touched them since they were last read.
     if (found === undefined) return drifts
     this.#lastRead = { fingerprint, writes: this.#writes }
-    const now = new Map<string, true>()
+    const now = new Set<string>()
     for (const { family, address, prefix } of found) {
       if (isIPv6LinkLocal(address)) continue
       // With another prefix it is not the address that we bind, and the kernel removes it by that prefix only.
       const key = prefix === (family === 'IPv4' ? 32 : 128) ? address : `${address}/${prefix}`
       const kept = !this.#addresses.isWanted(key) && !this.#ownBound.has(key) && this.#isExcluded(address)
-      if (!kept) now.set(key, true)
+      if (!kept) now.add(key)
     }
     if (hadDevice && !replaced) {
-      for (const address of this.#addresses.actualKeys()) {
+      for (const address of this.#addresses.presentKeys()) {
         if (!now.has(address)) report('address', `${address} on ${deviceName}`, 'missing')
       }
-      for (const address of now.keys()) {
-        if (this.#addresses.actual(address) === undefined) report('address', `${address} on ${deviceName}`, 'foreign')
+      for (const address of now) {
+        if (!this.#addresses.isPresent(address)) report('address', `${address} on ${deviceName}`, 'foreign')
       }
     }
     this.#addresses.observedAll(now)
@@ -100,7 +100,7 @@ export class DummyLayer implements Layer {
     }
     const refusals = new Refusals()
     const additions: string[] = []
-    for (const [address] of this.#addresses.additions()) {
+    for (const address of this.#addresses.additions()) {
       if (!isHeld(this.#options.ownersOf(address), held)) additions.push(address)
     }
     if (additions.length > 0) {
@@ -111,7 +111,7 @@ export class DummyLayer implements Layer {
       for (const address of additions) {
         const error = refused.get(address)
         if (error === undefined) {
-          this.#addresses.observed(address, true)
+          this.#addresses.observed(address)
           this.#ownBound.add(address)
           applied++
         } else refusals.add(this.#options.ownersOf(address), error)

@@ -4,7 +4,7 @@ import { Turn } from '../lib/turn.ts'
 import type { Family } from '../model/address.ts'
 import type { SetRole } from '../model/sets.ts'
 import { asError, isHeld, Refusals } from '../reconcile/apply.ts'
-import { DeltaTable } from '../reconcile/delta-table.ts'
+import { DeltaSet } from '../reconcile/delta-set.ts'
 import type { Drift, Layer, Outcome, Owner } from '../reconcile/layer.ts'
 import { allRoles, isOnDemand, orderOfAdding, setSpec, temporaryName } from './catalogue.ts'
 import type { Ipset, ObservedSet, SetSpec } from './ipset.ts'
@@ -31,7 +31,7 @@ const spare = 1.25
 interface RoleState {
   /** As the kernel has it. */
   spec: SetSpec
-  readonly entries: DeltaTable<string, true>
+  readonly entries: DeltaSet
   exists: boolean
   /** Writings begun or ended so far: odd while one is under way. */
   writes: number
@@ -55,7 +55,7 @@ export class IpsetLayer implements Layer {
       const spec = { ...setSpec(role, options.family), ...options.sizes }
       this.#roles.set(role, {
         spec,
-        entries: new DeltaTable(),
+        entries: new DeltaSet(),
         exists: false,
         writes: 0,
         lastRead: { fingerprint: '', writes: -1 },
@@ -64,7 +64,7 @@ export class IpsetLayer implements Layer {
   }
 
   want(role: SetRole, entry: string): void {
-    this.#roles.get(role)!.entries.want(entry, true)
+    this.#roles.get(role)!.entries.want(entry)
     this.#touched.add(role)
   }
 
@@ -92,7 +92,7 @@ export class IpsetLayer implements Layer {
       if (found === undefined) {
         if (state.exists) report('set', spec.name, 'missing')
         state.exists = false
-        entries.observedAll(new Map())
+        entries.observedAll(new Set())
         continue
       }
       if (found.spec.type !== spec.type || (spec.type !== 'bitmap:port' && found.spec.family !== spec.family)) {
@@ -111,16 +111,16 @@ export class IpsetLayer implements Layer {
           )
         })
         state.exists = false
-        entries.observedAll(new Map())
+        entries.observedAll(new Set())
         continue
       }
-      const now = new Map(found.entries.map((entry) => [entry, true as const]))
+      const now = new Set(found.entries)
       if (state.exists) {
-        for (const entry of entries.actualKeys()) {
+        for (const entry of entries.presentKeys()) {
           if (!now.has(entry)) report('set entry', `${entry} of set ${spec.name}`, 'missing')
         }
-        for (const entry of now.keys()) {
-          if (entries.actual(entry) === undefined) report('set entry', `${entry} of set ${spec.name}`, 'foreign')
+        for (const entry of now) {
+          if (!entries.isPresent(entry)) report('set entry', `${entry} of set ${spec.name}`, 'foreign')
         }
       }
       state.exists = true
@@ -154,7 +154,7 @@ export class IpsetLayer implements Layer {
         }
       }
       const additions: string[] = []
-      for (const [entry] of entries.additions()) {
+      for (const entry of entries.additions()) {
         if (!isHeld(this.#options.ownersOf(role, entry), held)) additions.push(entry)
       }
       if (additions.length === 0) continue
@@ -162,7 +162,7 @@ export class IpsetLayer implements Layer {
       for (const entry of additions) {
         const error = refused.get(entry)
         if (error === undefined) {
-          entries.observed(entry, true)
+          entries.observed(entry)
           applied++
         } else refusals.add(this.#options.ownersOf(role, entry), error)
       }
@@ -206,7 +206,7 @@ export class IpsetLayer implements Layer {
   /** How full each set is. */
   *fill(): Iterable<{ readonly set: string; readonly members: number; readonly size: number }> {
     for (const { spec, entries, exists } of this.#roles.values()) {
-      if (exists) yield { set: spec.name, members: entries.actualCount, size: capacityOf(spec) }
+      if (exists) yield { set: spec.name, members: entries.presentCount, size: capacityOf(spec) }
     }
   }
 
@@ -241,7 +241,7 @@ export class IpsetLayer implements Layer {
   /** Adds entries, in a larger set where this one has no room for them. */
   async #put(state: RoleState, additions: readonly string[]): Promise<ReadonlyMap<string, KernelError>> {
     const { spec, entries } = state
-    const need = entries.actualCount + additions.length
+    const need = entries.presentCount + additions.length
     if (need > capacityOf(spec) && spec.maxelem < mostMembers) {
       const refused = await this.#grow(state, additions, need)
       if (refused !== undefined) return refused
@@ -277,7 +277,7 @@ export class IpsetLayer implements Layer {
     try {
       await ipset.destroy(larger.name)
       await ipset.create(larger)
-      const lost = await this.#addInParts(larger, [...entries.actualKeys()])
+      const lost = await this.#addInParts(larger, [...entries.presentKeys()])
       const [first] = lost.values()
       if (first !== undefined) throw first
       const refused = await this.#addInParts(larger, additions)

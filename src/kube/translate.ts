@@ -7,6 +7,7 @@ import type {
   ServicePortRecord,
   ServiceRecord,
 } from '../model/cluster.ts'
+import { flat } from '../lib/flat.ts'
 import type { Log } from '../lib/log.ts'
 import { EndpointList, type EndpointRecord } from '../model/endpoint-list.ts'
 
@@ -61,7 +62,7 @@ export function objectKey(object: unknown): string | undefined {
   const metadata = isJson(object) ? object.metadata : undefined
   if (!isJson(metadata) || typeof metadata.name !== 'string' || metadata.name === '') return undefined
   const { name, namespace } = metadata
-  return typeof namespace === 'string' && namespace !== '' ? intern(`${namespace}/${name}`) : intern(name)
+  return typeof namespace === 'string' && namespace !== '' ? intern(flat(namespace, '/', name)) : intern(name)
 }
 
 /** Reads members of one object and reports those of a wrong type. An absent or null member is undefined. */
@@ -148,8 +149,9 @@ class Reader {
   }
 }
 
+/** For what is kept: a list that has grown by push has room for 17 members, a copy for no more than it has. */
 function orNone<T>(list: readonly T[]): readonly T[] {
-  return list.length === 0 ? NONE : list
+  return list.length === 0 ? NONE : list.slice()
 }
 
 function openReader(kind: string, object: unknown, report: Report): [Reader, string, Json] | undefined {
@@ -316,7 +318,7 @@ export function translateEndpointSlice(
   const namespace = typeof metadata.namespace === 'string' ? `${metadata.namespace}/` : ''
   return {
     key,
-    service: intern(`${namespace}${serviceName}`),
+    service: intern(flat(namespace, serviceName)),
     family,
     ports: readEndpointPorts(reader, object.ports),
     endpoints: readEndpoints(reader, object.endpoints, family, nodeName),

@@ -1,3 +1,4 @@
+import { flat } from '../lib/flat.ts'
 import type { Family, Protocol } from './address.ts'
 
 /** A virtual server's identity in the kernel. */
@@ -30,7 +31,9 @@ export interface Destination extends DestinationId {
 
 /** "10.96.0.1:443/TCP", "[fd00::1]:443/TCP" */
 export function serverKey(id: ServerId): string {
-  return id.family === 'IPv6' ? `[${id.address}]:${id.port}/${id.protocol}` : `${id.address}:${id.port}/${id.protocol}`
+  return id.family === 'IPv6'
+    ? flat('[', id.address, ']:', id.port, '/', id.protocol)
+    : flat(id.address, ':', id.port, '/', id.protocol)
 }
 
 /** "10.0.0.1:8080", "[fd00::1]:8080" */

@@ -1,4 +1,5 @@
 import { isDeepStrictEqual } from 'node:util'
+import { flat } from '../lib/flat.ts'
 import type { EndpointSliceRecord, ServicePortRecord, ServiceRecord } from '../model/cluster.ts'
 import type { Owner } from '../reconcile/layer.ts'
 
@@ -9,11 +10,11 @@ export interface DirtyPort {
   readonly port: ServicePortRecord | undefined
 }
 
-const noSlices: ReadonlyMap<string, EndpointSliceRecord> = new Map()
+const noSlices: readonly EndpointSliceRecord[] = []
 
 /** "namespace/name:port/PROTOCOL"; without ":port" where the port has no name. */
 export function ownerOf(service: string, port: ServicePortRecord): Owner {
-  return `${service}${port.name === '' ? '' : `:${port.name}`}/${port.protocol}`
+  return flat(service, port.name === '' ? '' : ':', port.name, '/', port.protocol)
 }
 
 /**
@@ -22,8 +23,8 @@ export function ownerOf(service: string, port: ServicePortRecord): Owner {
  */
 export class ClusterState {
   readonly #services = new Map<string, ServiceRecord>()
-  readonly #slices = new Map<string, Map<string, EndpointSliceRecord>>()
-  readonly #serviceOfSlice = new Map<string, string>()
+  readonly #slices = new Map<string, EndpointSliceRecord>()
+  readonly #slicesOfService = new Map<string, readonly EndpointSliceRecord[]>()
   #dirty = new Map<Owner, DirtyPort>()
   #dirtyServices = new Set<string>()
   #dirtySlices = new Set<string>()
@@ -42,25 +43,23 @@ export class ClusterState {
 
   /** Whether this changed anything. */
   setSlice(key: string, slice: EndpointSliceRecord | undefined): boolean {
-    const formerService = this.#serviceOfSlice.get(key)
-    const former = formerService === undefined ? undefined : this.#slices.get(formerService)?.get(key)
+    const former = this.#slices.get(key)
     if (isDeepStrictEqual(former, slice)) return false
-    if (formerService !== undefined && formerService !== slice?.service) {
-      const slices = this.#slices.get(formerService)
-      slices?.delete(key)
-      if (slices?.size === 0) this.#slices.delete(formerService)
-      this.#serviceOfSlice.delete(key)
-      this.#markService(formerService)
-    }
-    if (slice !== undefined) {
-      const slices = this.#slices.get(slice.service)
-      if (slices === undefined) this.#slices.set(slice.service, new Map([[key, slice]]))
-      else slices.set(key, slice)
-      this.#serviceOfSlice.set(key, slice.service)
-      this.#markService(slice.service)
+    if (former !== undefined) this.#ofService(former.service, (all) => all.filter((one) => one !== former))
+    if (slice === undefined) this.#slices.delete(key)
+    else {
+      this.#slices.set(key, slice)
+      this.#ofService(slice.service, (all) => [...all, slice])
     }
     this.#dirtySlices.add(key)
     return true
+  }
+
+  #ofService(service: string, change: (all: readonly EndpointSliceRecord[]) => readonly EndpointSliceRecord[]): void {
+    const slices = change(this.#slicesOfService.get(service) ?? noSlices)
+    if (slices.length === 0) this.#slicesOfService.delete(service)
+    else this.#slicesOfService.set(service, slices)
+    this.#markService(service)
   }
 
   /** The node facts changed: any plan may have used them. */
@@ -92,7 +91,7 @@ export class ClusterState {
   }
 
   slices(service: string): Iterable<EndpointSliceRecord> {
-    return (this.#slices.get(service) ?? noSlices).values()
+    return this.#slicesOfService.get(service) ?? noSlices
   }
 
   get pendingServices(): number {

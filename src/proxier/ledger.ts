@@ -51,6 +51,11 @@ class Shares {
   }
 }
 
+interface Claim {
+  readonly owner: Owner
+  readonly want: ServerWant
+}
+
 /** Two owners claim one virtual server; the first by name has it, the other waits. */
 export interface ServerConflict {
   readonly server: string
@@ -65,8 +70,11 @@ export class Ledger {
   readonly #contributions = new Map<Owner, Contribution>()
   readonly #members = new Map<SetRole, Shares>()
   readonly #addresses = new Shares()
-  readonly #servers = new Map<string, Map<Owner, ServerWant>>()
+  /** Who claims each virtual server: nearly always one owner, so that the first claim is kept bare. */
+  readonly #servers = new Map<string, Claim | readonly Claim[]>()
   readonly #drops = new Map<Owner, readonly OutFilterDrop[]>()
+  /** All of them, until one changes. */
+  #allDrops: readonly OutFilterDrop[] | undefined
 
   constructor(sinks: Sinks, onConflict: (conflict: ServerConflict) => void = () => {}) {
     this.#sinks = sinks
@@ -97,9 +105,14 @@ export class Ledger {
       }
     }
     this.#replaceServers(owner, last?.servers ?? [], next?.servers ?? [])
-    if (next === undefined || next.drops.length === 0) this.#drops.delete(owner)
-    else this.#drops.set(owner, next.drops)
-    if (next === undefined) this.#contributions.delete(owner)
+    const drops = next?.drops ?? []
+    if (drops.length > 0 || this.#drops.has(owner)) {
+      this.#allDrops = undefined
+      if (drops.length === 0) this.#drops.delete(owner)
+      else this.#drops.set(owner, drops)
+    }
+    // Of a Service without an address of this family there is nothing to remember.
+    if (next === undefined || isNothing(next)) this.#contributions.delete(owner)
     else this.#contributions.set(owner, next)
   }
 
@@ -108,35 +121,39 @@ export class Ledger {
     for (const want of next) {
       const key = serverKey(want.server)
       touched.add(key)
-      const claims = this.#servers.get(key)
-      if (claims === undefined) this.#servers.set(key, new Map([[owner, want]]))
-      else claims.set(owner, want)
+      this.#setClaims(key, [...this.#claims(key).filter((claim) => claim.owner !== owner), { owner, want }])
     }
     for (const { server } of last) {
       const key = serverKey(server)
       if (touched.has(key)) continue
       touched.add(key)
-      this.#servers.get(key)?.delete(owner)
+      this.#setClaims(
+        key,
+        this.#claims(key).filter((claim) => claim.owner !== owner),
+      )
     }
     for (const key of touched) {
-      const claims = this.#servers.get(key)
-      if (claims === undefined || claims.size === 0) {
-        this.#servers.delete(key)
+      const claims = this.#claims(key)
+      const winner = winnerOf(claims)
+      if (winner === undefined) {
         this.#sinks.servers.unwant(key)
         continue
       }
-      const winner = this.#winner(claims)
-      if (claims.size > 1) {
-        for (const loser of claims.keys()) if (loser !== winner) this.#onConflict({ server: key, winner, loser })
+      for (const claim of claims) {
+        if (claim !== winner) this.#onConflict({ server: key, winner: winner.owner, loser: claim.owner })
       }
-      this.#sinks.servers.want(key, claims.get(winner)!)
+      this.#sinks.servers.want(key, winner.want)
     }
   }
 
-  #winner(claims: ReadonlyMap<Owner, ServerWant>): Owner {
-    let winner: Owner | undefined
-    for (const owner of claims.keys()) if (winner === undefined || owner < winner) winner = owner
-    return winner!
+  #claims(key: string): readonly Claim[] {
+    const present = this.#servers.get(key)
+    return present === undefined ? [] : 'owner' in present ? [present] : present
+  }
+
+  #setClaims(key: string, claims: readonly Claim[]): void {
+    if (claims.length === 0) this.#servers.delete(key)
+    else this.#servers.set(key, claims.length === 1 ? claims[0]! : claims)
   }
 
   #shares(role: SetRole): Shares {
@@ -154,8 +171,8 @@ export class Ledger {
   }
 
   serverOwners(key: string): Iterable<Owner> {
-    const claims = this.#servers.get(key)
-    return claims === undefined ? [] : [this.#winner(claims)]
+    const winner = winnerOf(this.#claims(key))
+    return winner === undefined ? [] : [winner.owner]
   }
 
   owners(): Iterable<Owner> {
@@ -169,12 +186,24 @@ export class Ledger {
     return roles
   }
 
-  drops(): OutFilterDrop[] {
-    return [...this.#drops.values()].flat()
+  /** The same list as long as nothing of it changes. */
+  drops(): readonly OutFilterDrop[] {
+    return (this.#allDrops ??= [...this.#drops.values()].flat())
   }
 
   /** What an owner contributes now. */
   contribution(owner: Owner): Contribution | undefined {
     return this.#contributions.get(owner)
   }
+}
+
+/** The first by name. */
+function winnerOf(claims: readonly Claim[]): Claim | undefined {
+  let winner: Claim | undefined
+  for (const claim of claims) if (winner === undefined || claim.owner < winner.owner) winner = claim
+  return winner
+}
+
+function isNothing({ servers, members, addresses }: Contribution): boolean {
+  return servers.length === 0 && members.length === 0 && addresses.length === 0
 }

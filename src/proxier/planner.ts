@@ -1,3 +1,4 @@
+import { flat } from '../lib/flat.ts'
 import { cidrContains, parseCidr, familyOf, type Cidr, type Family, type Protocol } from '../model/address.ts'
 import type { ServicePortRecord, ServiceRecord } from '../model/cluster.ts'
 import type { SetRole } from '../model/sets.ts'
@@ -92,7 +93,7 @@ export function planPort(
   const serveOutside = (address: string, number: number, frontend = ''): void => {
     serve(address, number, service.externalLocal, frontend)
     if (facts.strictExternal && service.externalLocal && choice.local?.length === 0) {
-      add('externalNoLocal', `${address},${protocol}:${number}`)
+      add('externalNoLocal', flat(address, ',', protocol, ':', number))
     }
   }
   // An address of the node's own stays where it is: bound to the dummy device, it would shut out the node's services.
@@ -106,31 +107,31 @@ export function planPort(
   for (const endpoint of endpoints) {
     if (!endpoint.local) continue
     const { address, port: number } = destinationOf(endpoint.id)
-    add('loopBack', `${address},${protocol}:${number},${address}`)
+    add('loopBack', flat(address, ',', protocol, ':', number, ',', address))
   }
 
   serve(clusterIP, port.port, service.internalLocal)
-  add('clusterIP', `${clusterIP},${protocol}:${port.port}`)
+  add('clusterIP', flat(clusterIP, ',', protocol, ':', port.port))
   bind(clusterIP, true)
 
   for (const address of service.externalIPs.filter(ofFamily)) {
     serveOutside(address, port.port)
-    add(service.externalLocal ? 'externalIPLocal' : 'externalIP', `${address},${protocol}:${port.port}`)
+    add(service.externalLocal ? 'externalIPLocal' : 'externalIP', flat(address, ',', protocol, ':', port.port))
     bind(address, false)
   }
 
   for (const address of service.loadBalancerIPs.filter(ofFamily)) {
-    const entry = `${address},${protocol}:${port.port}`
+    const entry = flat(address, ',', protocol, ':', port.port)
     serveOutside(address, port.port)
     add('loadBalancer', entry)
     if (service.externalLocal) add('loadBalancerLocal', entry)
     const ranges = service.sourceRanges.map((text) => parseCidr(text)!).filter((range) => range.family === facts.family)
     if (ranges.length > 0) {
       add('loadBalancerFirewall', entry)
-      for (const range of ranges) add('loadBalancerSourceCIDR', `${entry},${rangeText(range)}`)
+      for (const range of ranges) add('loadBalancerSourceCIDR', flat(entry, ',', rangeText(range)))
       // The node's packets to a bound address carry that address as source.
       if (facts.nodeIP !== '' && ranges.some((range) => cidrContains(range, facts.nodeIP))) {
-        add('loadBalancerSourceIP', `${entry},${address}`)
+        add('loadBalancerSourceIP', flat(entry, ',', address))
       } else drops.push({ address, protocol: port.protocol, port: port.port })
     }
     bind(address, false)
@@ -151,7 +152,14 @@ export function planPort(
 
   if (service.healthCheckNodePort !== 0) add('healthCheckNodePort', String(service.healthCheckNodePort))
 
-  const result = { servers, members, addresses: [...addresses], drops, noLocal: [...noLocal], clashes: [...clashes] }
+  const result = {
+    servers: orNone(servers),
+    members: orNone(members),
+    addresses: [...addresses],
+    drops: orNone(drops),
+    noLocal: orNone([...noLocal]),
+    clashes: orNone([...clashes]),
+  }
   if (port.protocol !== 'UDP') return result
   const backends = endpoints.filter(({ serving }) => serving).map(endpointKey)
   return { ...result, flows: { frontends, backends } }
@@ -160,4 +168,11 @@ export function planPort(
 /** As the kernel lists it: a whole address has no prefix. */
 function rangeText({ address, prefix, family }: Cidr): string {
   return prefix === (family === 'IPv4' ? 32 : 128) ? address : `${address}/${prefix}`
+}
+
+const none: readonly never[] = []
+
+/** One empty list for all; a copy of another, which has no room to spare as a list grown by push has. */
+function orNone<T>(list: readonly T[]): readonly T[] {
+  return list.length === 0 ? none : list.slice()
 }

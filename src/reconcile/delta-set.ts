@@ -1,0 +1,91 @@
+const wanted = 1
+const present = 2
+
+/**
+ * What is wanted, what is known to be in the kernel, and the difference, kept current key by key: the cost of asking
+ * for the difference is the difference.
+ */
+export class DeltaSet {
+  /** By key: wanted, present, or both. One map, for its keys are many. */
+  readonly #states = new Map<string, number>()
+  readonly #toAdd = new Set<string>()
+  readonly #toRemove = new Set<string>()
+  #wanted = 0
+  #present = 0
+
+  want(key: string): void {
+    this.#set(key, this.#state(key) | wanted)
+  }
+
+  unwant(key: string): void {
+    this.#set(key, this.#state(key) & ~wanted)
+  }
+
+  /** The kernel has it. */
+  observed(key: string): void {
+    this.#set(key, this.#state(key) | present)
+  }
+
+  /** The kernel has it no longer. */
+  gone(key: string): void {
+    this.#set(key, this.#state(key) & ~present)
+  }
+
+  /** After a dump: what is not in it is gone. */
+  observedAll(now: ReadonlySet<string>): void {
+    for (const [key, state] of this.#states) if ((state & present) !== 0 && !now.has(key)) this.gone(key)
+    for (const key of now) this.observed(key)
+  }
+
+  additions(): Iterable<string> {
+    return this.#toAdd
+  }
+
+  removals(): Iterable<string> {
+    return this.#toRemove
+  }
+
+  isWanted(key: string): boolean {
+    return (this.#state(key) & wanted) !== 0
+  }
+
+  isPresent(key: string): boolean {
+    return (this.#state(key) & present) !== 0
+  }
+
+  *presentKeys(): Iterable<string> {
+    for (const [key, state] of this.#states) if ((state & present) !== 0) yield key
+  }
+
+  get wantedCount(): number {
+    return this.#wanted
+  }
+
+  get presentCount(): number {
+    return this.#present
+  }
+
+  get pendingCount(): number {
+    return this.#toAdd.size + this.#toRemove.size
+  }
+
+  #state(key: string): number {
+    return this.#states.get(key) ?? 0
+  }
+
+  #set(key: string, state: number): void {
+    const before = this.#state(key)
+    if (state === before) return
+    this.#wanted += (state & wanted) - (before & wanted)
+    this.#present += ((state & present) - (before & present)) / present
+    if (state === 0) this.#states.delete(key)
+    else this.#states.set(key, state)
+    keep(this.#toAdd, key, state === wanted)
+    keep(this.#toRemove, key, state === present)
+  }
+}
+
+function keep(set: Set<string>, key: string, belongs: boolean): void {
+  if (belongs) set.add(key)
+  else set.delete(key)
+}

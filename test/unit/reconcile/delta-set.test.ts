@@ -1,0 +1,36 @@
+import { expect, test } from 'vitest'
+import { DeltaSet } from '../../../src/reconcile/delta-set.ts'
+
+type Step = (set: DeltaSet) => void
+const want: Step = (set) => set.want('a')
+const unwant: Step = (set) => set.unwant('a')
+const seen: Step = (set) => set.observed('a')
+const gone: Step = (set) => set.gone('a')
+const dump =
+  (...keys: string[]): Step =>
+  (set) =>
+    set.observedAll(new Set(keys))
+
+test.each<{ name: string; steps: Step[]; add: string[]; remove: string[]; wanted?: number; present?: number }>([
+  { name: 'wanted and absent', steps: [want, want], add: ['a'], remove: [], wanted: 1 },
+  { name: 'wanted and present', steps: [want, seen, seen], add: [], remove: [], wanted: 1, present: 1 },
+  { name: 'no longer wanted', steps: [want, seen, unwant, unwant], add: [], remove: ['a'], present: 1 },
+  { name: 'wanted and given up before it came to be', steps: [want, unwant], add: [], remove: [] },
+  { name: 'wanted again', steps: [want, seen, unwant, want], add: [], remove: [], wanted: 1, present: 1 },
+  { name: 'taken away as it should be', steps: [want, seen, unwant, gone, gone], add: [], remove: [] },
+  { name: 'taken away by someone', steps: [want, seen, gone], add: ['a'], remove: [], wanted: 1 },
+  {
+    name: 'a dump that lacks one and has a foreign one',
+    steps: [want, seen, dump('b')],
+    add: ['a'],
+    remove: ['b'],
+    wanted: 1,
+    present: 1,
+  },
+])('$name', ({ steps, add, remove, wanted = 0, present = 0 }) => {
+  const set = new DeltaSet()
+  for (const step of steps) step(set)
+  expect([...set.additions()]).toEqual(add)
+  expect([...set.removals()]).toEqual(remove)
+  expect([set.pendingCount, set.wantedCount, set.presentCount]).toEqual([add.length + remove.length, wanted, present])
+})
