@@ -2,6 +2,7 @@ import { systemClock } from '../lib/clock.ts'
 import type { Clock } from '../lib/clock.ts'
 import { describeError, ProxyError } from '../lib/errors.ts'
 import type { Log } from '../lib/log.ts'
+import { Turn } from '../lib/turn.ts'
 import type { Client, Response } from './client.ts'
 import { ListSplitter } from './list-splitter.ts'
 import { isJson, objectKey } from './translate.ts'
@@ -73,10 +74,12 @@ interface Known {
   readonly told: boolean
 }
 
+/** An object of a list that has not come to its end. */
 interface Collected<T> {
   readonly version: string
   /** Undefined with `same`: nothing to tell of it. */
   readonly record: T | undefined
+  /** The listener knows it as it is. */
   readonly same: boolean
 }
 
@@ -272,7 +275,7 @@ export class Reflector<T> {
         }
       } while (next !== undefined)
       this.#contact()
-      this.#swap(collected, version)
+      await this.#swap(collected, version)
     } catch (error) {
       throw limit.reason(error)
     } finally {
@@ -315,7 +318,7 @@ export class Reflector<T> {
             initial?.extend()
           } else if (endsInitialEvents(event.object)) {
             initial?.relax()
-            this.#swap(collected, versionOf(event.object))
+            await this.#swap(collected, versionOf(event.object))
             collected = undefined
           }
           if (collected !== undefined && this.#clock.now() - began > this.#times.initialEvents) {
@@ -362,7 +365,10 @@ export class Reflector<T> {
     const version = versionOf(object)
     const same = version !== '' && this.#known.get(key)?.version === version
     const decoded = same ? undefined : this.#decode(key, version, object)
-    into.set(key, { version, same: decoded === undefined, record: decoded?.record })
+    // Until the first list is whole nobody acts upon it: it need not be gathered first, in one heap to be told at once.
+    if (decoded !== undefined && !this.#listed) this.#put(key, version, decoded.record)
+    if (decoded === undefined || !this.#listed) into.set(key, { version, same: true, record: undefined })
+    else into.set(key, { version, same: false, record: decoded.record })
   }
 
   #collectEvent(into: Map<string, Collected<T>>, type: unknown, object: unknown): void {
@@ -371,9 +377,16 @@ export class Reflector<T> {
   }
 
   /** Puts a complete list in force. Deletions go first: what takes an address over comes after what gives it up. */
-  #swap(collected: ReadonlyMap<string, Collected<T>>, version: string): void {
-    for (const key of this.#known.keys()) if (!collected.has(key)) this.#remove(key)
-    for (const [key, entry] of collected) if (!entry.same) this.#put(key, entry.version, entry.record)
+  async #swap(collected: ReadonlyMap<string, Collected<T>>, version: string): Promise<void> {
+    const turn = new Turn()
+    for (const key of this.#known.keys()) {
+      if (turn.isOver) await turn.next()
+      if (!collected.has(key)) this.#remove(key)
+    }
+    for (const [key, entry] of collected) {
+      if (turn.isOver) await turn.next()
+      if (!entry.same) this.#put(key, entry.version, entry.record)
+    }
     this.#advance(version)
     this.#log.v(2, `${this.#options.path}: listed ${collected.size} objects at version ${version}`)
     if (this.#listed) return

@@ -77,6 +77,8 @@ class Bench {
     result.cpu = daemon.cpu()
     result.rssPeak = daemon.memory().peak
     result.longestBlock = await daemon.metric('nodejs_eventloop_lag_max_seconds')
+    result.heap = (await daemon.metric('nodejs_heap_size_total_bytes')) / 2 ** 20
+    result.external = (await daemon.metric('nodejs_external_memory_bytes')) / 2 ** 20
     if (values.profile !== undefined) process.stderr.write(daemon.timeline())
     for (const error of daemon.errors()) throw new Error(JSON.stringify(error))
     return result
