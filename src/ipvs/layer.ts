@@ -171,20 +171,25 @@ export class IpvsLayer implements Layer {
     const turn = new Turn()
     let changes: IpvsChange[] = []
     let touched: string[] = []
+    /** Those that are made with all that they need. */
+    let made = new Map<string, KnownServer>()
     const write = async (): Promise<void> => {
-      const { applied, refused } = await this.#apply(changes)
+      const { applied, refused } = await this.#apply(changes, made)
       total.applied += applied
       for (const [owner, error] of refused) if (!total.refused.has(owner)) total.refused.set(owner, error)
       // What stands as wanted need not be looked at again.
       for (const key of touched) this.#forgetIfSettled(key)
       changes = []
       touched = []
+      made = new Map()
     }
     for (const key of this.#pending) {
       if (turn.isOver) await turn.next()
       const wanted = this.#desired.get(key)
       if (wanted === undefined || isHeld(this.#options.ownersOf(key), held)) continue
-      this.#compare(wanted, this.#present.get(key), changes)
+      const now = this.#present.get(key)
+      if (now === undefined) made.set(key, wanted)
+      this.#compare(wanted, now, changes)
       touched.push(key)
       if (changes.length >= changesPerWrite) await write()
     }
@@ -309,7 +314,7 @@ export class IpvsLayer implements Layer {
     return true
   }
 
-  async #apply(changes: readonly IpvsChange[]): Promise<Outcome> {
+  async #apply(changes: readonly IpvsChange[], made: ReadonlyMap<string, KnownServer> = new Map()): Promise<Outcome> {
     if (changes.length === 0) return { applied: 0, refused: new Map() }
     const keys = keysOf(changes)
     for (const key of keys) {
@@ -317,7 +322,7 @@ export class IpvsLayer implements Layer {
       this.#touched?.add(key)
     }
     try {
-      return this.#record(changes, keys, await this.#options.ipvs.apply(changes))
+      return this.#record(changes, keys, await this.#options.ipvs.apply(changes), made)
     } finally {
       for (const key of keys) this.#writing.delete(key)
     }
@@ -327,7 +332,9 @@ export class IpvsLayer implements Layer {
     changes: readonly IpvsChange[],
     keys: readonly string[],
     answers: readonly (KernelError | undefined)[],
+    made: ReadonlyMap<string, KnownServer>,
   ): Outcome {
+    const failed = new Set(keys.filter((_key, i) => answers[i] !== undefined))
     const refusals = new Refusals()
     let applied = 0
     const serverRefused = new Set<string>()
@@ -336,7 +343,9 @@ export class IpvsLayer implements Layer {
       const key = keys[i]!
       const error = answers[i]
       if (error === undefined || isAbsentAnyway(change, error)) {
-        desk.record(key, change, error !== undefined)
+        const whole = made.get(key)
+        if (whole === undefined || failed.has(key)) desk.record(key, change, error !== undefined)
+        else if (change.kind === 'newServer') this.#present.set(key, { ...whole, elsewhere: false })
         this.#tell(key, change)
         applied++
         continue

@@ -101,6 +101,13 @@ export interface PassReport {
 /** Shared by the families, so that one look at what they share serves both. */
 const processStart = systemClock.now()
 
+/** A service port and what it needs; undefined: nothing any more. */
+interface Planned {
+  readonly owner: Owner
+  readonly service: string
+  readonly next: Contribution | undefined
+}
+
 /** So few service ports are written before a pass of its own for the first ones would be. */
 const fewPorts = 200
 
@@ -278,12 +285,13 @@ export class Proxier {
     const early: LayerOutcome[] = []
     const first = this.#passes++ === 0 ? this.#urgent(dirty) : undefined
     if (first !== undefined && this.#nodeAddressesRead) {
-      await this.#plan(first)
-      this.#wantRules()
-      early.push(...(await applyOnce(layers, skip, 'grow', onBroken)))
-    }
-    await this.#plan(dirty)
-    this.#wantRules()
+      await this.#want(await this.#plan(first))
+      const growth = applyOnce(layers, skip, 'grow', onBroken)
+      // The others are worked out while kernel and tools are busy with these.
+      const [planned, outcomes] = await Promise.all([this.#plan(dirty), growth])
+      early.push(...outcomes)
+      await this.#want(planned)
+    } else await this.#want(await this.#plan(dirty))
     // Before the node's addresses are known, all that stands for its node ports would look unwanted.
     const outcomes = this.#nodeAddressesRead ? await applyOnce(layers, skip, 'whole', onBroken) : []
     // Flows to an endpoint may go once the kernel sends no new ones there.
@@ -373,21 +381,20 @@ export class Proxier {
     return urgent.size === 0 ? undefined : urgent
   }
 
-  async #plan(dirty: ReadonlyMap<Owner, DirtyPort>): Promise<void> {
+  /** Works out what the ports need; nothing is said to the layers yet. */
+  async #plan(dirty: ReadonlyMap<Owner, DirtyPort>): Promise<Planned[]> {
     const turn = new Turn()
-    const frontends = new Map<string, string>()
-    const services = new Set<string>()
+    const planned: Planned[] = []
     for (const [owner, { service: key, port }] of dirty) {
       if (turn.isOver) await turn.next()
-      services.add(key)
       const service = this.#state.service(key)
       if (service === undefined || port === undefined) {
-        this.#replace(owner, undefined, frontends)
+        planned.push({ owner, service: key, next: undefined })
         continue
       }
       try {
         const endpoints = mergeEndpoints(this.#state.slices(key), port)
-        this.#replace(owner, planPort(service, port, endpoints, this.#facts), frontends)
+        planned.push({ owner, service: key, next: planPort(service, port, endpoints, this.#facts) })
       } catch (error) {
         this.#state.mark(owner, { service: key, port })
         this.#options.log.error('Service port could not be planned; its last state stays in force', {
@@ -396,8 +403,22 @@ export class Proxier {
         })
       }
     }
+    return planned
+  }
+
+  /** Says to the layers what has come to be wanted and what no longer is. */
+  async #want(planned: readonly Planned[]): Promise<void> {
+    const turn = new Turn()
+    const frontends = new Map<string, string>()
+    const services = new Set<string>()
+    for (const { owner, service, next } of planned) {
+      if (turn.isOver) await turn.next()
+      services.add(service)
+      this.#replace(owner, next, frontends)
+    }
     this.#touchFlows(frontends)
     for (const key of services) this.#noteServiceHealth(key)
+    this.#wantRules()
   }
 
   /** Puts a contribution in the place of the owner's last one; adds to `frontends` those whose flows are to be checked. */
