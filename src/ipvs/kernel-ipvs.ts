@@ -24,7 +24,7 @@ import {
 } from './ipvs.ts'
 import {
   changeError,
-  changeMessage,
+  changeMessages,
   decodeDestination,
   decodeServer,
   decodeTimeouts,
@@ -192,7 +192,7 @@ export class KernelIpvs implements Ipvs {
     const answers: (KernelError | undefined)[] = []
     for (let from = 0; from < changes.length; from += changesPerBatch) {
       const part = changes.slice(from, from + changesPerBatch)
-      const results = await this.#connection.batch(part.map((change) => changeMessage(family, change)))
+      const results = await this.#connection.batch(changeMessages(family, part))
       for (const [index, change] of part.entries()) {
         const result = results[index] ?? 0
         answers.push(result === 0 ? undefined : changeError(change, result))

@@ -1,11 +1,12 @@
 import type { KernelError } from '../lib/errors.ts'
-import { addressBytes, addressText, type Family, type Protocol } from '../model/address.ts'
+import { addressBytes, addressText, familyOf, putAddress, type Family, type Protocol } from '../model/address.ts'
 import { attributes, be16, bytes, ipAddress, nested, text, u16, u32, type Writer } from '../netlink/attributes.ts'
 import type { Message } from '../netlink/connection.ts'
 import { errno, kernelError } from '../netlink/errno.ts'
 import { genericHeaderLength, genericMessage } from '../netlink/generic.ts'
 import {
   destinationKey,
+  type DestinationId,
   serverKey,
   type IpvsChange,
   type IpvsTimeouts,
@@ -100,6 +101,24 @@ export function changeMessage(familyId: number, change: IpvsChange): Message {
   return genericMessage(familyId, commands[change.kind], (writer) => writeChange(writer, change))
 }
 
+/** Messages of many changes; those of one server, one after another, share what names it. */
+export function changeMessages(familyId: number, changes: readonly IpvsChange[]): Message[] {
+  let last: ServerId | undefined
+  let name: Uint8Array = new Uint8Array()
+  return changes.map((change) => {
+    if (!('destination' in change)) return changeMessage(familyId, change)
+    if (change.server !== last) {
+      last = change.server
+      name = commandAttributes.encode({ server: identity(last) })
+    }
+    const server = name
+    return genericMessage(familyId, commands[change.kind], (writer) => {
+      writer.raw(server)
+      writeDestination(writer, change)
+    })
+  })
+}
+
 function writeChange(writer: Writer, change: IpvsChange): void {
   const server = identity(change.server)
   switch (change.kind) {
@@ -111,17 +130,40 @@ function writeChange(writer: Writer, change: IpvsChange): void {
     }
     case 'deleteServer':
       return commandAttributes.write(writer, { server })
-    case 'newDestination':
-    case 'setDestination':
-    case 'deleteDestination': {
-      const address = addressBytes(change.destination.address)
-      const destination = { address, port: change.destination.port, family: address.length === 4 ? 2 : 10 }
-      if (change.kind === 'deleteDestination') return commandAttributes.write(writer, { server, destination })
-      const weight = change.destination.weight >>> 0 // the kernel reads it as signed and answers ERANGE itself
-      const full = { ...destination, forwarding: 0, weight, upperThreshold: 0, lowerThreshold: 0 }
-      return commandAttributes.write(writer, { server, destination: full })
-    }
+    default:
+      commandAttributes.write(writer, { server })
+      return writeDestination(writer, change)
   }
+}
+
+type DestinationChange = Extract<IpvsChange, { readonly destination: DestinationId }>
+
+function destinationTemplate(family: Family, whole: boolean): Uint8Array {
+  const id = { address: new Uint8Array(16), port: 0, family: families[family] }
+  const rest = whole ? { forwarding: 0, weight: 0, upperThreshold: 0, lowerThreshold: 0 } : {}
+  return commandAttributes.encode({ destination: { ...id, ...rest } })
+}
+
+/** A cold start writes a hundred thousand destinations: their attributes are laid out once, and copied. */
+const templates = {
+  IPv4: { id: destinationTemplate('IPv4', false), whole: destinationTemplate('IPv4', true) },
+  IPv6: { id: destinationTemplate('IPv6', false), whole: destinationTemplate('IPv6', true) },
+} as const
+/** Offsets in them: each attribute has a header of 4 bytes and a payload padded to 4. */
+const offsets = { address: 8, port: 28, weight: 44 } as const
+
+function writeDestination(writer: Writer, change: DestinationChange): void {
+  const { address, port } = change.destination
+  const whole = change.kind !== 'deleteDestination'
+  const template = templates[familyOf(address)][whole ? 'whole' : 'id']
+  const start = writer.reserve(template.length)
+  const { buffer } = writer
+  buffer.set(template, start)
+  putAddress(buffer, start + offsets.address, address)
+  buffer[start + offsets.port] = port >>> 8
+  buffer[start + offsets.port + 1] = port
+  // The kernel reads the weight as signed and answers ERANGE itself.
+  if (whole) writer.word32(start + offsets.weight, change.destination.weight)
 }
 
 export function listServersMessage(familyId: number): Message {

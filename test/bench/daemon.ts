@@ -69,6 +69,8 @@ export class Daemon {
     const flags = ['--max-semi-space-size=2', ...(profile ? ['--cpu-prof', `--cpu-prof-dir=${profile}`] : [])]
     this.#child = spawn(process.execPath, [...flags, program, ...args], {
       stdio: ['ignore', 'ignore', 'pipe'],
+      // As the image has it.
+      env: { ...process.env, MALLOC_ARENA_MAX: '1' },
     })
     createInterface({ input: this.#child.stderr! }).on('line', (line) => {
       if (!line.startsWith('{')) process.stderr.write(`${line}\n`)

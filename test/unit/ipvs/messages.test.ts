@@ -49,6 +49,14 @@ describe('messages', () => {
     },
   )
 
+  it('many are written as each alone', () => {
+    const [first, ...rest] = changes
+    const many = [first!, ...rest, first!]
+    expect(messages.changeMessages(0x20, many).map(hex)).toEqual(
+      many.map((change) => hex(messages.changeMessage(0x20, change))),
+    )
+  })
+
   it('setServer and deleteServer', () => {
     const server = { ...v4, scheduler: 'rr', flags: 1, timeout: 10800 }
     const asNew = hex(messages.changeMessage(0x20, { kind: 'newServer', server }))
