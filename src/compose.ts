@@ -20,6 +20,8 @@ import type { Log } from './lib/log.ts'
 import { cidrText, familyOf, isIPv6LinkLocal, isLoopback, parseCidr, type Cidr, type Family } from './model/address.ts'
 import type { ClusterListener, NodeRecord } from './model/cluster.ts'
 import type { LocalDetector } from './model/local-detector.ts'
+import { Connection, type Traffic } from './netlink/connection.ts'
+import { protocols } from './netlink/header.ts'
 import { Ledger } from './proxier/ledger.ts'
 import { Proxier, type ProxierObserver, type ProxierParts } from './proxier/proxier.ts'
 
@@ -30,21 +32,30 @@ export interface Kernel {
   readonly dummy: Dummy
   readonly flows: Flows
   readonly generation: RuleGeneration
+  /** What went to the kernel, by layer. */
+  readonly traffic: ReadonlyMap<string, Traffic>
   close(): void
 }
 
 export function openKernel(): Kernel {
-  const ipvs = new KernelIpvs()
-  const ipset = new KernelIpset()
-  const dummy = new KernelDummy()
-  const flows = new KernelFlows()
-  const generation = new RuleGeneration()
+  const traffic = new Map<string, Traffic>()
+  const connect = (layer: string, protocol: number) => (): Connection => {
+    const counts = { messages: 0, sends: 0 }
+    traffic.set(layer, counts)
+    return Connection.open(protocol, { traffic: counts })
+  }
+  const ipvs = new KernelIpvs(connect('ipvs', protocols.generic))
+  const ipset = new KernelIpset(connect('ipset', protocols.netfilter))
+  const dummy = new KernelDummy(connect('dummy', protocols.route))
+  const flows = new KernelFlows(connect('conntrack', protocols.netfilter))
+  const generation = new RuleGeneration(connect('iptables', protocols.netfilter))
   return {
     ipvs,
     ipset,
     dummy,
     flows,
     generation,
+    traffic,
     close: () => {
       for (const part of [ipvs, ipset, dummy, flows, generation]) part.close()
     },

@@ -52,7 +52,7 @@ async function openShared(line: CommandLine, config: ProxyConfig, kernel: Kernel
   for (const notice of checkAgainstFamilies(config, families)) log.info(notice)
   const eligible = line.manifests !== undefined
   const health = new ProxierHealth(families, 2 * config['ipvs.syncPeriod'], eligible, systemClock, () => 'starting')
-  return { line, log, metrics: createMetrics(), kernel, iptables, health }
+  return { line, log, metrics: createMetrics(kernel.traffic), kernel, iptables, health }
 }
 
 /** One session after the other, each with the configuration that the file has come to say. */

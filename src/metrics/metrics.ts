@@ -15,8 +15,11 @@ const programmingBuckets = [
 
 export type Metrics = ReturnType<typeof createMetrics>
 
+/** Netlink messages and system calls that sent them so far, by layer. */
+export type Traffic = ReadonlyMap<string, { readonly messages: number; readonly sends: number }>
+
 /** All series, in a registry of their own. Upstream's names, labels and buckets first, then ours under kube_ipvs_. */
-export function createMetrics() {
+export function createMetrics(traffic: Traffic = new Map()) {
   const registry = new Registry()
   const registers = [registry]
   collectDefaultMetrics({ register: registry, eventLoopMonitoringPrecision: 20 })
@@ -132,6 +135,26 @@ export function createMetrics() {
       help: 'Things written to the kernel: entries, rules, servers, destinations, addresses',
       labelNames: ['ip_family', 'layer'] as const,
       registers,
+    }),
+    netlinkMessages: new Counter({
+      name: 'kube_ipvs_netlink_messages_total',
+      help: 'Netlink messages sent to the kernel',
+      labelNames: ['layer'] as const,
+      registers,
+      collect() {
+        this.reset()
+        for (const [layer, { messages }] of traffic) this.inc({ layer }, messages)
+      },
+    }),
+    netlinkSends: new Counter({
+      name: 'kube_ipvs_netlink_sends_total',
+      help: 'System calls that sent netlink messages to the kernel',
+      labelNames: ['layer'] as const,
+      registers,
+      collect() {
+        this.reset()
+        for (const [layer, { sends }] of traffic) this.inc({ layer }, sends)
+      },
     }),
     clashes: new Counter({
       name: 'kube_ipvs_address_clashes_total',

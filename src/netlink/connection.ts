@@ -31,7 +31,15 @@ export interface DumpEnd {
   readonly interrupted: boolean
 }
 
+/** What went to the kernel so far. */
+export interface Traffic {
+  messages: number
+  sends: number
+}
+
 export interface ConnectionOptions {
+  /** Counted up. */
+  readonly traffic?: Traffic
   /** Milliseconds in which the kernel has to say something, once it was asked. */
   readonly timeout?: number
 }
@@ -188,9 +196,11 @@ export class Connection {
   readonly #requests: Channel
   readonly #dumps: Channel
   readonly #writer = new Writer(maxBytesPerSend)
+  readonly #traffic: Traffic | undefined
 
   constructor(open: OpenSocket, options: ConnectionOptions = {}) {
     const timeout = options.timeout ?? 10_000
+    this.#traffic = options.traffic
     this.#requests = new Channel(open, 'requests', timeout)
     this.#dumps = new Channel(open, 'dumps', timeout)
   }
@@ -278,6 +288,12 @@ export class Connection {
     this.#dumps.close()
   }
 
+  #count(messages: number): void {
+    if (this.#traffic === undefined) return
+    this.#traffic.messages += messages
+    this.#traffic.sends++
+  }
+
   /** Sends as many messages from `from` on as one send takes; answers the index of the next one. */
   async #sendSome(
     messages: readonly Message[],
@@ -301,6 +317,7 @@ export class Connection {
       count++
     }
     addFlags(writer.buffer, lastStart, flags.ack)
+    this.#count(count)
     await this.#requests.exchange(writer.bytes(), (answer) => {
       const index = answer.sequence - first
       if (answer.type !== controlTypes.error || index < 0 || index >= count) return false
@@ -318,6 +335,7 @@ export class Connection {
     writeMessage(writer, message, extra, sequence)
     let result = 0
     let interrupted = false
+    this.#count(1)
     await channel.exchange(writer.bytes(), (answer) => {
       if (answer.sequence !== sequence) return false
       if ((answer.flags & flags.dumpInterrupted) !== 0) interrupted = true

@@ -79,11 +79,12 @@ export class Daemon {
     })
   }
 
-  /** The log line of the message (and fields) and when it came. */
+  /** The log line that begins with the message (and has the fields), and when it came. */
   async said(message: string, fields: Record<string, unknown> = {}): Promise<Record<string, unknown> & { at: number }> {
     for (;;) {
       const found = this.#lines.find(
-        (line) => line.msg === message && Object.entries(fields).every(([key, value]) => line[key] === value),
+        (line) =>
+          String(line.msg).startsWith(message) && Object.entries(fields).every(([key, value]) => line[key] === value),
       )
       if (found !== undefined) return found as Record<string, unknown> & { at: number }
       await new Promise<void>((wake) => {

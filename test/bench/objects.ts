@@ -12,9 +12,10 @@ export function clusterIP(index: number): string {
   return `10.${96 + (n >> 16)}.${(n >> 8) & 255}.${n & 255}`
 }
 
-export function endpointIP(service: number, endpoint: number, endpoints: number): string {
+/** `generation`: a rollout replaces all addresses. */
+export function endpointIP(service: number, endpoint: number, endpoints: number, generation = 0): string {
   const n = service * endpoints + endpoint
-  return `10.${128 + ((n >> 16) & 63)}.${(n >> 8) & 255}.${n & 255}`
+  return `10.${128 + ((n >> 16) & 31) + 32 * generation}.${(n >> 8) & 255}.${n & 255}`
 }
 
 export function serviceName(index: number): string {
@@ -49,7 +50,7 @@ export function serviceOf(index: number): Json {
 }
 
 /** Every tenth endpoint is on the own node. `without`: so many endpoints fewer, for changes. */
-export function sliceOf(index: number, endpoints: number, without = 0): Json {
+export function sliceOf(index: number, endpoints: number, without = 0, generation = 0): Json {
   const name = serviceName(index)
   return {
     apiVersion: 'discovery.k8s.io/v1',
@@ -68,7 +69,7 @@ export function sliceOf(index: number, endpoints: number, without = 0): Json {
     addressType: 'IPv4',
     ports: [{ name: 'http', port: 8080, protocol: 'TCP' }],
     endpoints: Array.from({ length: endpoints - without }, (_, i) => ({
-      addresses: [endpointIP(index, i, endpoints)],
+      addresses: [endpointIP(index, i, endpoints, generation)],
       conditions: { ready: true, serving: true, terminating: false },
       nodeName: (index + i) % 10 === 0 ? 'node1' : `node-${(index + i) % 100}`,
       targetRef: { kind: 'Pod', namespace: 'default', name: `${name}-${i}` },

@@ -5,7 +5,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { parseArgs } from 'node:util'
 import { KernelIpvs } from '../../src/ipvs/kernel-ipvs.ts'
 import { ApiServer, Daemon } from './daemon.ts'
-import { clusterIP, clusterOf, nodeOf, serviceOf, sliceOf, type Size } from './objects.ts'
+import { clusterIP, clusterOf, endpointIP, nodeOf, serviceOf, sliceOf, type Size } from './objects.ts'
 import { dumpState, run } from './tools.ts'
 
 /**
@@ -50,38 +50,59 @@ class Bench {
   }
 
   /** Starts the daemon; resolves when the first IPv4 pass has been acknowledged. */
-  async start(): Promise<Result> {
+  async start(syncPeriod = values['sync-period']): Promise<Result> {
     const daemon = new Daemon(
       [
         `--master=${this.api.url}`,
         '--proxy-mode=ipvs',
         '--hostname-override=node1',
         '--cluster-cidr=10.128.0.0/10',
-        `--ipvs-sync-period=${values['sync-period']}`,
-        ...(values.profile === undefined ? [] : ['-v=2']),
+        `--ipvs-sync-period=${syncPeriod}`,
+        '-v=2',
       ],
       values.profile,
     )
     this.daemon = daemon
-    const result: Result = {}
+    const since = (): number => (performance.now() - daemon.started) / 1000
     const first = { waiting: true }
-    const own = (async () => {
-      while (first.waiting && (await this.ipvs.listDestinations(server(0))).length === 0) await sleep(20)
-      return (performance.now() - daemon.started) / 1000
-    })()
+    const until = async (done: () => Promise<boolean>): Promise<number> => {
+      while (first.waiting && !(await done())) await sleep(20)
+      return since()
+    }
+    const own = until(async () => (await this.ipvs.listDestinations(server(0))).length > 0)
+    const few = until(async () => (await this.ipvs.listServers()).length >= size.services / 100)
     const line = await daemon.said('In sync for the first time', { family: 'IPv4' })
     first.waiting = false
-    result.synced = (line.at - daemon.started) / 1000
-    result.firstPass = Number(line.milliseconds) / 1000
-    result.kubernetesService = await own
-    result.cpu = daemon.cpu()
-    result.rssPeak = daemon.memory().peak
-    result.longestBlock = await daemon.metric('nodejs_eventloop_lag_max_seconds')
-    result.heap = (await daemon.metric('nodejs_heap_size_total_bytes')) / 2 ** 20
-    result.external = (await daemon.metric('nodejs_external_memory_bytes')) / 2 ** 20
+    const listed = await daemon.said(
+      `/apis/discovery.k8s.io/v1/endpointslices: listed ${size.services} objects at version`,
+    )
+    const result: Result = {
+      listed: (listed.at - daemon.started) / 1000,
+      synced: (line.at - daemon.started) / 1000,
+      firstPass: Number(line.milliseconds) / 1000,
+      kubernetesService: await own,
+      firstPercent: await few,
+      cpu: daemon.cpu(),
+      rssPeak: daemon.memory().peak,
+      longestBlock: await daemon.metric('nodejs_eventloop_lag_max_seconds'),
+      heap: (await daemon.metric('nodejs_heap_size_total_bytes')) / 2 ** 20,
+      ...(await this.traffic()),
+    }
     if (values.profile !== undefined) process.stderr.write(daemon.timeline())
     for (const error of daemon.errors()) throw new Error(JSON.stringify(error))
     return result
+  }
+
+  /** Netlink messages and system calls so far, and what was written of IPv4, by layer. */
+  async traffic(): Promise<Result> {
+    const metrics = await this.daemon.metrics()
+    const sum = (pattern: RegExp): number =>
+      [...metrics.matchAll(pattern)].reduce((total, [, count]) => total + Number(count), 0)
+    return {
+      messages: sum(/^kube_ipvs_netlink_messages_total\{[^}]*\} (\d+)/gm),
+      sends: sum(/^kube_ipvs_netlink_sends_total\{[^}]*\} (\d+)/gm),
+      written: sum(/^kube_ipvs_entries_written_total\{[^}]*ip_family="IPv4"[^}]*\} (\d+)/gm),
+    }
   }
 
   /** Seconds from telling the API server to the kernel having it, one after the other. */
@@ -94,7 +115,7 @@ class Bench {
       const { tell, done } = change(n)
       const began = performance.now()
       const told = this.api.tell(tell)
-      while (!(await done())) await new Promise((wake) => setImmediate(wake))
+      while (!(await done())) await sleep(1)
       took.push((performance.now() - began) / 1000)
       await told
     }
@@ -117,43 +138,95 @@ const random = (() => {
   }
 })()
 
-/** One endpoint leaves a Service and comes back, in turns. */
-function endpointChange(n: number) {
+/** How many endpoints each Service lacks for now. */
+const lacking = new Map<number, number>()
+
+/** What the changes made so far need to be written. */
+let needed = 0
+
+/** One endpoint leaves a Service, or comes back where it had left. */
+function endpointChange() {
   const index = random(size.services)
-  const endpoints = size.endpoints
+  const without = lacking.get(index) === 1 ? 0 : 1
+  lacking.set(index, without)
+  // A destination is made in one step and taken away in two: weight 0, and gone. One on this node is in a set, too.
+  const isLocal = (index + size.endpoints - 1) % 10 === 0
+  needed += (without === 1 ? 2 : 1) + (isLocal ? 1 : 0)
   return {
-    tell: { put: sliceOf(index, endpoints, 1) },
-    done: async () => (await bench.ipvs.listDestinations(server(index))).length === endpoints - 1,
-    back: { put: sliceOf(index, endpoints) },
-    index,
-    n,
+    tell: { put: sliceOf(index, size.endpoints, without) },
+    done: async () => {
+      const standing = await bench.ipvs.listDestinations(server(index))
+      return standing.filter(({ weight }) => weight > 0).length === size.endpoints - without
+    },
   }
 }
 
 const scenarios: Record<string, () => Promise<Result>> = {
   cold: async () => {
     const result = await bench.start()
-    return { ...result, rssSteady: await bench.steady() }
+    return { ...result, rssSteady: await bench.steady(30) }
   },
   restart: async () => {
     const cold = await bench.start()
     await bench.daemon.stop()
     const warm = await bench.start()
-    const metrics = await bench.daemon.metrics()
-    const written = [...metrics.matchAll(/^kube_ipvs_entries_written_total\{[^}]*ip_family="IPv4"[^}]*\} (\d+)/gm)]
-    return {
-      cold: cold.synced!,
-      coldPass: cold.firstPass!,
-      ...warm,
-      written: written.reduce((sum, [, count]) => sum + Number(count), 0),
-      share: warm.synced! / cold.synced!,
-    }
+    return { cold: cold.synced!, coldPass: cold.firstPass!, ...warm, share: warm.firstPass! / cold.firstPass! }
   },
   endpoint: async () => {
     await bench.start()
     await sleep(3000)
-    const result = await bench.latencies(changes, (n) => endpointChange(n))
-    return { ...result, cpu: bench.daemon.cpu(), rss: bench.daemon.memory().now }
+    const before = await bench.traffic()
+    const cpu = bench.daemon.cpu()
+    const result = await bench.latencies(changes, endpointChange)
+    // Those that left are looked at once more before they go.
+    await sleep(1000)
+    const after = await bench.traffic()
+    const written = after.written! - before.written!
+    if (written !== needed) throw new Error(`${written} things were written where ${needed} were needed`)
+    return {
+      ...result,
+      messagesPerChange: (after.messages! - before.messages!) / changes,
+      writtenPerChange: written / changes,
+      cpuPerChange: (bench.daemon.cpu() - cpu) / changes,
+      rss: bench.daemon.memory().now,
+    }
+  },
+  /** Changes while nothing else goes on, then while the whole kernel state is looked at without a pause. */
+  check: async () => {
+    await bench.start('1h')
+    await sleep(3000)
+    const quiet = await bench.latencies(changes, endpointChange)
+    await bench.daemon.stop()
+    await bench.start('1s')
+    await sleep(3000)
+    const busy = await bench.latencies(changes, endpointChange)
+    return {
+      quietP50: quiet.p50!,
+      quietP99: quiet.p99!,
+      busyP50: busy.p50!,
+      busyP99: busy.p99!,
+      ratioP50: busy.p50! / quiet.p50!,
+      ratioP99: busy.p99! / quiet.p99!,
+    }
+  },
+  /** All endpoints of some Services are replaced, a thousand in all. */
+  rollout: async () => {
+    await bench.start()
+    await sleep(3000)
+    const services = Math.max(1, Math.min(size.services, Math.round(1000 / size.endpoints)))
+    const before = await bench.traffic()
+    const began = performance.now()
+    await bench.api.tell({ put: Array.from({ length: services }, (_, n) => sliceOf(n, size.endpoints, 0, 1)) })
+    const isReplaced = async (n: number): Promise<boolean> => {
+      const standing = await bench.ipvs.listDestinations(server(n))
+      const wanted = new Set(Array.from({ length: size.endpoints }, (_, i) => endpointIP(n, i, size.endpoints, 1)))
+      return standing.filter(({ address, weight }) => weight > 0 && wanted.has(address)).length === size.endpoints
+    }
+    for (let n = 0; n < services; n++) while (!(await isReplaced(n))) await sleep(2)
+    const seconds = (performance.now() - began) / 1000
+    await sleep(1000)
+    const after = await bench.traffic()
+    return { seconds, messages: after.messages! - before.messages!, written: after.written! - before.written! }
   },
   service: async () => {
     await bench.start()
