@@ -23,6 +23,10 @@ export interface ReflectorTimes {
   readonly backoffReset: number
   /** A watch that ends earlier and without events counts as failed. */
   readonly shortWatch: number
+  /** The first list waits for a random part of this: a fleet that is switched on does not ask in one moment. */
+  readonly startSpread: number
+  /** So does a list that is needed because the server has forgotten our version, as all nodes' after a restart. */
+  readonly relistSpread: number
 }
 
 export const defaultTimes: ReflectorTimes = {
@@ -34,6 +38,8 @@ export const defaultTimes: ReflectorTimes = {
   backoffMost: 30_000,
   backoffReset: 120_000,
   shortWatch: 1000,
+  startSpread: 500,
+  relistSpread: 5000,
 }
 
 export interface ReflectorOptions<T> {
@@ -144,6 +150,7 @@ export class Reflector<T> {
   /** Runs until the signal fires; never rejects. */
   async run(signal: AbortSignal): Promise<void> {
     let rejected = false
+    await this.#spread(this.#times.startSpread, signal)
     while (!signal.aborted) {
       try {
         if (this.#version !== undefined) await this.#watch(this.#version, signal)
@@ -156,9 +163,16 @@ export class Reflector<T> {
         const unauthorized = error instanceof StatusError && error.status === 401
         const retryNow = this.#adapt(error) || (unauthorized && !rejected)
         rejected = unauthorized
+        const forgotten = error instanceof StatusError && error.status === 410 && this.#listed
+        if (retryNow && forgotten) await this.#spread(this.#times.relistSpread, signal)
         if (!retryNow) await this.#backOff(error, signal)
       }
     }
+  }
+
+  async #spread(over: number, signal: AbortSignal): Promise<void> {
+    const delay = Math.round(this.#random() * over)
+    if (delay > 0) await this.#clock.sleep(delay, signal)
   }
 
   /** Draws the consequences of a refusal; true where the next attempt differs and needs no wait. */

@@ -17,6 +17,8 @@ const times = {
   watchGrace: 60_000,
   listIdle: 3000,
   initialEvents: 5000,
+  startSpread: 0,
+  relistSpread: 0,
   backoffFirst: 5,
   backoffMost: 20,
   shortWatch: 5,
