@@ -8,6 +8,9 @@ import type { Dummy, InterfaceAddress } from './dummy.ts'
 
 export const deviceName = 'kube-ipvs0'
 
+/** Addresses of one call: many take long to be put into messages, and others shall have their turn. */
+const addressesPerPart = 1000
+
 export interface DummyLayerOptions {
   readonly family: Family
   readonly dummy: Dummy
@@ -56,21 +59,21 @@ export class DummyLayer implements Layer {
     const former = this.#index
     const hadDevice = former !== undefined
     const read = await this.#readQuietly()
-    if (read === undefined) return []
+    if (read === undefined || read.writes !== this.#writes) return []
     this.#index = read.index
     if (this.#index === undefined) {
       // Its addresses went with it: one thing happened, one line says so.
       if (hadDevice && this.#options.speaksForDevice) report('device', deviceName, 'missing')
-      this.#addresses.observedAll(new Set())
+      this.#addresses.observedNone()
       this.#adopted = true
       return drifts
     }
     const replaced = hadDevice && former !== this.#index
     if (replaced && this.#options.speaksForDevice) report('device', deviceName, 'changed')
-    const { found, fingerprint } = read
+    const { found, fingerprint, writes } = read
     // Nobody has touched them since they were last read.
     if (found === undefined) return drifts
-    this.#lastRead = { fingerprint, writes: this.#writes }
+    this.#lastRead = { fingerprint, writes }
     const now = new Set<string>()
     for (const { family, address, prefix } of found) {
       if (isIPv6LinkLocal(address)) continue
@@ -79,15 +82,17 @@ export class DummyLayer implements Layer {
       const kept = !this.#addresses.isWanted(key) && !this.#ownBound.has(key) && this.#isExcluded(address)
       if (!kept) now.add(key)
     }
-    if (hadDevice && !replaced) {
-      for (const address of this.#addresses.presentKeys()) {
-        if (!now.has(address)) report('address', `${address} on ${deviceName}`, 'missing')
-      }
-      for (const address of now) {
-        if (!this.#addresses.isPresent(address)) report('address', `${address} on ${deviceName}`, 'foreign')
-      }
+    const differences = await this.#addresses.differences(now)
+    if (writes !== this.#writes) {
+      // Written meanwhile: the next look judges them.
+      this.#lastRead = { fingerprint: '', writes: -1 }
+      return drifts
     }
-    this.#addresses.observedAll(now)
+    if (hadDevice && !replaced) {
+      for (const address of differences.missing) report('address', `${address} on ${deviceName}`, 'missing')
+      for (const address of differences.foreign) report('address', `${address} on ${deviceName}`, 'foreign')
+    }
+    this.#addresses.take(differences)
     this.#adopted = true
     return drifts
   }
@@ -99,11 +104,12 @@ export class DummyLayer implements Layer {
       applied++
     }
     const refusals = new Refusals()
-    const additions: string[] = []
+    const all: string[] = []
     for (const address of this.#addresses.additions()) {
-      if (!isHeld(this.#options.ownersOf(address), held)) additions.push(address)
+      if (!isHeld(this.#options.ownersOf(address), held)) all.push(address)
     }
-    if (additions.length > 0) {
+    for (let from = 0; from < all.length; from += addressesPerPart) {
+      const additions = all.slice(from, from + addressesPerPart)
       const refused = await this.#writing(async () => {
         await this.#makeRoom(new Set(additions))
         return this.#options.dummy.bind(this.#index!, additions)
@@ -148,7 +154,13 @@ export class DummyLayer implements Layer {
 
   /** Device and addresses with no writing of ours in between; undefined where there was one each time. */
   async #readQuietly(): Promise<
-    { index: number | undefined; fingerprint: string; found: readonly InterfaceAddress[] | undefined } | undefined
+    | {
+        readonly index: number | undefined
+        readonly fingerprint: string
+        readonly writes: number
+        readonly found: readonly InterfaceAddress[] | undefined
+      }
+    | undefined
   > {
     const { dummy, family } = this.#options
     for (let attempt = 0; attempt < 3; attempt++) {
@@ -159,7 +171,7 @@ export class DummyLayer implements Layer {
       const { fingerprint: last, writes } = this.#lastRead
       const known = fingerprint === last && before === writes && index === this.#index
       const found = index === undefined || known ? undefined : await dummy.addresses(filter)
-      if (before % 2 === 0 && before === this.#writes) return { index, fingerprint, found }
+      if (before % 2 === 0 && before === this.#writes) return { index, fingerprint, writes: before, found }
     }
     return undefined
   }

@@ -86,13 +86,15 @@ export class IpsetLayer implements Layer {
       const read = await this.#readQuietly(state)
       // Nobody has touched it since it was last read, or we have touched it ourselves each time.
       if (read === undefined) continue
-      const { found } = read
-      state.lastRead = { fingerprint: read.fingerprint, writes: state.writes }
+      const { found, fingerprint, writes } = read
+      // Written since: the next look judges it.
+      if (writes !== state.writes) continue
+      state.lastRead = { fingerprint, writes }
       this.#touched.add(role)
       if (found === undefined) {
         if (state.exists) report('set', spec.name, 'missing')
         state.exists = false
-        entries.observedAll(new Set())
+        entries.observedNone()
         continue
       }
       if (found.spec.type !== spec.type || (spec.type !== 'bitmap:port' && found.spec.family !== spec.family)) {
@@ -111,23 +113,23 @@ export class IpsetLayer implements Layer {
           )
         })
         state.exists = false
-        entries.observedAll(new Set())
+        entries.observedNone()
         continue
       }
-      const now = new Set(found.entries)
+      const differences = await entries.differences(new Set(found.entries))
+      if (writes !== state.writes) {
+        state.lastRead = { fingerprint: '', writes: -1 }
+        continue
+      }
       if (state.exists) {
-        for (const entry of entries.presentKeys()) {
-          if (!now.has(entry)) report('set entry', `${entry} of set ${spec.name}`, 'missing')
-        }
-        for (const entry of now) {
-          if (!entries.isPresent(entry)) report('set entry', `${entry} of set ${spec.name}`, 'foreign')
-        }
+        for (const entry of differences.missing) report('set entry', `${entry} of set ${spec.name}`, 'missing')
+        for (const entry of differences.foreign) report('set entry', `${entry} of set ${spec.name}`, 'foreign')
       }
       state.exists = true
       // Somebody may have made it anew with another size; a larger one is as good.
       const { hashsize, maxelem } = found.spec
       if (spec.type !== 'bitmap:port') state.spec = { ...spec, hashsize, maxelem }
-      entries.observedAll(now)
+      entries.take(differences)
     }
     this.#adopted = true
     return drifts
@@ -135,6 +137,7 @@ export class IpsetLayer implements Layer {
 
   async add(held: ReadonlySet<Owner>): Promise<Outcome> {
     const refusals = new Refusals()
+    const turn = new Turn()
     let applied = 0
     let broken: Error | undefined
     for (const role of orderOfAdding) {
@@ -155,17 +158,20 @@ export class IpsetLayer implements Layer {
       }
       const additions: string[] = []
       for (const entry of entries.additions()) {
+        if (turn.isOver) await turn.next()
         if (!isHeld(this.#options.ownersOf(role, entry), held)) additions.push(entry)
       }
       if (additions.length === 0) continue
-      const refused = await writing(state, () => this.#put(state, additions))
-      for (const entry of additions) {
-        const error = refused.get(entry)
-        if (error === undefined) {
-          entries.observed(entry)
-          applied++
-        } else refusals.add(this.#options.ownersOf(role, entry), error)
-      }
+      // Marked before the writing counts as ended: a look at the set must not take them for others' work.
+      applied += await writing(state, async () => {
+        const refused = await this.#put(state, additions)
+        for (const entry of additions) {
+          if (turn.isOver) await turn.next()
+          if (!refused.has(entry)) entries.observed(entry)
+        }
+        for (const [entry, error] of refused) refusals.add(this.#options.ownersOf(role, entry), error)
+        return additions.length - refused.size
+      })
     }
     return { applied, refused: refusals.byOwner, ...(broken === undefined ? {} : { broken }) }
   }
@@ -216,7 +222,9 @@ export class IpsetLayer implements Layer {
    */
   async #readQuietly(
     state: RoleState,
-  ): Promise<{ readonly fingerprint: string; readonly found: ObservedSet | undefined } | undefined> {
+  ): Promise<
+    { readonly fingerprint: string; readonly writes: number; readonly found: ObservedSet | undefined } | undefined
+  > {
     const { ipset } = this.#options
     for (let attempt = 0; attempt < 3; attempt++) {
       const before = state.writes
@@ -224,7 +232,7 @@ export class IpsetLayer implements Layer {
       const known = fingerprint === state.lastRead.fingerprint && before === state.lastRead.writes
       const found = known || fingerprint === '' ? undefined : await ipset.list(state.spec.name)
       if (before % 2 !== 0 || before !== state.writes) continue
-      return known ? undefined : { fingerprint, found }
+      return known ? undefined : { fingerprint, found, writes: before }
     }
     return undefined
   }

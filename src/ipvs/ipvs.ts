@@ -1,4 +1,5 @@
 import type { KernelError } from '../lib/errors.ts'
+import { Turn } from '../lib/turn.ts'
 import type { Family } from '../model/address.ts'
 import { DestinationList } from '../model/destination-list.ts'
 import type { Destination, DestinationId, ServerId, VirtualServer } from '../model/virtual-server.ts'
@@ -77,19 +78,26 @@ export function observedDestinations(destinations: readonly ObservedDestination[
 }
 
 /** The differences between what stands and what is known. */
-export function differences(
+export async function differences(
   family: Family,
   standing: readonly ObservedServer[],
   known: ReadonlyMap<string, KnownServer>,
-): IpvsDifferences {
+): Promise<IpvsDifferences> {
+  const turn = new Turn()
   const seen = new Set<string>()
-  const found = standing.filter(({ server, destinations }) => {
-    if (server.family !== family) return false
+  const found: ObservedServer[] = []
+  for (const one of standing) {
+    if (turn.isOver) await turn.next()
+    const { server, destinations } = one
+    if (server.family !== family) continue
     const key = serverKey(server)
     seen.add(key)
     const former = known.get(key)
-    if (former === undefined || !sameServer(former.server, server)) return true
-    return !former.destinations.equals(observedDestinations(destinations))
-  })
+    const same =
+      former !== undefined &&
+      sameServer(former.server, server) &&
+      former.destinations.equals(observedDestinations(destinations))
+    if (!same) found.push(one)
+  }
   return { found, missing: [...known.keys()].filter((key) => !seen.has(key)) }
 }

@@ -47,7 +47,7 @@ const mostSuspects = 256
 const joinTime = 20
 
 /** Changes turned into messages at a time, so that 100,000 of them are never there at once. */
-const changesPerBatch = 4096
+const changesPerBatch = 2048
 
 export interface ProcFile {
   /** Bytes read, 0 at the end. */
@@ -225,7 +225,9 @@ export class KernelIpvs implements Ipvs {
     // (Linux 6.1: after a page it goes on at a place counted over all namespaces). Those are asked for one by one.
     const byServer = servers.length >= manyServers ? await this.#parseProc() : undefined
     const all: ObservedServer[] = []
+    const turn = new Turn()
     for (const server of servers) {
+      if (turn.isOver) await turn.next()
       all.push({ server, destinations: byServer?.get(serverKey(server)) ?? (await this.#listDestinations(server)) })
     }
     return all
@@ -268,7 +270,7 @@ export class KernelIpvs implements Ipvs {
         .filter(isKnown)
         .map((key) => [key, known.get(key)!]),
     )
-    return { found: differences(family, found, looked).found, missing: gone.filter(isKnown) }
+    return { found: (await differences(family, found, looked)).found, missing: gone.filter(isKnown) }
   }
 
   /** One server as it stands, undefined where it does not. */

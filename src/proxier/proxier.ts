@@ -377,7 +377,8 @@ export class Proxier {
   /** Those of the Services that go first; undefined where there are none, or all are written soon enough. */
   #urgent(dirty: ReadonlyMap<Owner, DirtyPort>): ReadonlyMap<Owner, DirtyPort> | undefined {
     if (dirty.size < fewPorts) return undefined
-    const urgent = new Map([...dirty].filter(([, { service }]) => this.#options.first.has(service)))
+    const urgent = new Map<Owner, DirtyPort>()
+    for (const [owner, one] of dirty) if (this.#options.first.has(one.service)) urgent.set(owner, one)
     return urgent.size === 0 ? undefined : urgent
   }
 
@@ -417,7 +418,10 @@ export class Proxier {
       this.#replace(owner, next, frontends)
     }
     this.#touchFlows(frontends)
-    for (const key of services) this.#noteServiceHealth(key)
+    for (const key of services) {
+      if (turn.isOver) await turn.next()
+      this.#noteServiceHealth(key)
+    }
     this.#wantRules()
   }
 

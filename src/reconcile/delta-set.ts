@@ -1,3 +1,12 @@
+import { Turn } from '../lib/turn.ts'
+
+export interface DumpDifferences {
+  /** Known to be present, and not there. */
+  readonly missing: readonly string[]
+  /** There, and not known. */
+  readonly foreign: readonly string[]
+}
+
 const wanted = 1
 const present = 2
 
@@ -31,10 +40,31 @@ export class DeltaSet {
     this.#set(key, this.#state(key) & ~present)
   }
 
-  /** After a dump: what is not in it is gone. */
-  observedAll(now: ReadonlySet<string>): void {
-    for (const [key, state] of this.#states) if ((state & present) !== 0 && !now.has(key)) this.gone(key)
-    for (const key of now) this.observed(key)
+  /** Where a dump differs from what was known to be present; worked out in turns with others. */
+  async differences(now: ReadonlySet<string>): Promise<DumpDifferences> {
+    const turn = new Turn()
+    const missing: string[] = []
+    const foreign: string[] = []
+    for (const [key, state] of this.#states) {
+      if (turn.isOver) await turn.next()
+      if ((state & present) !== 0 && !now.has(key)) missing.push(key)
+    }
+    for (const key of now) {
+      if (turn.isOver) await turn.next()
+      if (!this.isPresent(key)) foreign.push(key)
+    }
+    return { missing, foreign }
+  }
+
+  /** Takes over what a dump said. */
+  take({ missing, foreign }: DumpDifferences): void {
+    for (const key of missing) this.gone(key)
+    for (const key of foreign) this.observed(key)
+  }
+
+  /** The kernel has none of them. */
+  observedNone(): void {
+    for (const key of this.presentKeys()) this.gone(key)
   }
 
   additions(): Iterable<string> {

@@ -1,15 +1,15 @@
 import { expect, test } from 'vitest'
 import { DeltaSet } from '../../../src/reconcile/delta-set.ts'
 
-type Step = (set: DeltaSet) => void
+type Step = (set: DeltaSet) => void | Promise<void>
 const want: Step = (set) => set.want('a')
 const unwant: Step = (set) => set.unwant('a')
 const seen: Step = (set) => set.observed('a')
 const gone: Step = (set) => set.gone('a')
 const dump =
   (...keys: string[]): Step =>
-  (set) =>
-    set.observedAll(new Set(keys))
+  async (set) =>
+    set.take(await set.differences(new Set(keys)))
 
 test.each<{ name: string; steps: Step[]; add: string[]; remove: string[]; wanted?: number; present?: number }>([
   { name: 'wanted and absent', steps: [want, want], add: ['a'], remove: [], wanted: 1 },
@@ -27,9 +27,10 @@ test.each<{ name: string; steps: Step[]; add: string[]; remove: string[]; wanted
     wanted: 1,
     present: 1,
   },
-])('$name', ({ steps, add, remove, wanted = 0, present = 0 }) => {
+  { name: 'all are gone', steps: [want, seen, (set) => set.observedNone()], add: ['a'], remove: [], wanted: 1 },
+])('$name', async ({ steps, add, remove, wanted = 0, present = 0 }) => {
   const set = new DeltaSet()
-  for (const step of steps) step(set)
+  for (const step of steps) await step(set)
   expect([...set.additions()]).toEqual(add)
   expect([...set.removals()]).toEqual(remove)
   expect([set.pendingCount, set.wantedCount, set.presentCount]).toEqual([add.length + remove.length, wanted, present])
