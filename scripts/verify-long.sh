@@ -36,13 +36,15 @@ for seed in "${seeds[@]}"; do
     > "$results/fakes-$seed.txt" 2>&1 || tail -n 40 "$results/fakes-$seed.txt"
 done
 echo '== in a real kernel'
-# Two at a time: each waits a good part of its time for the daemon's next look. Each ends in time to tell how far it came.
-share=$((limit / ((${#seeds[@]} + 1) / 2)))
+# Twice as many at a time as there are processors: each waits a good part of its time for the daemon's next look. Each ends
+# in time to tell how far it came.
+together=$((2 * $(nproc)))
+share=$((limit / ((${#seeds[@]} + together - 1) / together)))
 for seed in "${seeds[@]}"; do
-  while [ "$(jobs -rp | wc -l)" -ge 2 ]; do wait -n; done
+  while [ "$(jobs -rp | wc -l)" -ge "$together" ]; do wait -n; done
   mkdir "$results/guest-$seed"
   bash scripts/guest.sh -m 3072 -t "$share" -o "$results/guest-$seed" -- \
-    env CHURN_ROUNDS="$rounds" CHURN_SECONDS=$((share - 300)) bash scripts/verify-long.sh --in-guest "$seed" &
+    env CHURN_SYNC_PERIOD=400 CHURN_ROUNDS="$rounds" CHURN_SECONDS=$((share - 300)) bash scripts/verify-long.sh --in-guest "$seed" &
 done
 wait
 cp "$results"/guest-*/kernel* "$results"

@@ -12,7 +12,7 @@ export interface PacerOptions {
   readonly clock: Clock
 }
 
-/** Why a run takes place: 'period' and 'retry' have the whole kernel state looked at. */
+/** Why a run takes place. */
 export type RunReason = 'change' | 'period' | 'retry'
 
 /**
@@ -57,7 +57,7 @@ export class Pacer {
       }
       const early = ended + minInterval
       if (clock.now() < early) await clock.sleep(early - clock.now(), signal)
-      // After a failure the memory of the kernel is not to be trusted: whatever comes next reads it back.
+      // After a failure the memory of the kernel is not to be trusted: whatever comes next must know.
       reason = clock.now() >= fullAt ? 'period' : retry > 0 ? 'retry' : 'change'
     }
   }

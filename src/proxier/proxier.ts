@@ -80,6 +80,7 @@ export interface ProxierObserver {
 
 export interface PassReport {
   readonly family: Family
+  /** 'period': it brings in what a look at the whole kernel state has found. */
   readonly reason: RunReason
   /** When it began; of a 'period' pass, when the look at the kernel began that it brings in. */
   readonly started: number

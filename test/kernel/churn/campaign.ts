@@ -319,8 +319,7 @@ class Campaign {
 
   #isAtRest(round: Round, all: readonly Told[], family: Family, since: number): boolean {
     const told = all.filter((one) => one.family === family)
-    const full = (one: Told): boolean =>
-      one.report !== undefined && one.report.reason !== 'change' && one.report.started > since
+    const full = (one: Told): boolean => one.report?.reason === 'period' && one.report.started > since
     const first = told.findIndex(full)
     if (first < 0) return false
     const after = told.slice(first + 1)
