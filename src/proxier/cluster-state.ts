@@ -62,9 +62,15 @@ export class ClusterState {
     this.#markService(service)
   }
 
-  /** The node facts changed: any plan may have used them. */
-  markAll(): void {
-    for (const key of this.#services.keys()) this.#markService(key)
+  /** Facts of the node changed: Services whose plans have used them must be planned again. Answers how many. */
+  markWhere(isAffected: (service: ServiceRecord, slices: readonly EndpointSliceRecord[]) => boolean): number {
+    let count = 0
+    for (const [key, service] of this.#services) {
+      if (!isAffected(service, this.slices(key))) continue
+      this.#markService(key)
+      count++
+    }
+    return count
   }
 
   mark(owner: Owner, dirty: DirtyPort): void {
@@ -90,7 +96,7 @@ export class ClusterState {
     return this.#services.get(key)
   }
 
-  slices(service: string): Iterable<EndpointSliceRecord> {
+  slices(service: string): readonly EndpointSliceRecord[] {
     return this.#slicesOfService.get(service) ?? noSlices
   }
 

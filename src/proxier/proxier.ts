@@ -524,8 +524,9 @@ export class Proxier {
       [...before.nodeAddresses].join() === [...next.nodeAddresses].join()
     if (same) return false
     this.#facts = next
-    this.#state.markAll()
-    this.#options.log.v(2, 'Node facts changed, all service ports are planned again', {
+    const services = this.#state.markWhere(affectedBy(before, next))
+    this.#options.log.v(2, 'Node facts changed, Services that they matter to are planned again', {
+      services,
       family: next.family,
       nodePortAddresses: next.nodePortAddresses,
       nodeIP: next.nodeIP,
@@ -559,4 +560,21 @@ function writtenBy(outcomes: readonly LayerOutcome[]): Map<string, number> {
   const written = new Map<string, number>()
   for (const { layer, applied } of outcomes) if (applied > 0) written.set(layer, (written.get(layer) ?? 0) + applied)
   return written
+}
+
+/** Whether a Service may come out otherwise with other facts: by what the planner looks at. */
+function affectedBy(
+  before: NodeFacts,
+  next: NodeFacts,
+): (service: ServiceRecord, slices: readonly EndpointSliceRecord[]) => boolean {
+  const zone = before.zone !== next.zone
+  const nodePorts = before.nodePortAddresses.join() !== next.nodePortAddresses.join()
+  const nodeIP = before.nodeIP !== next.nodeIP
+  const moved = before.nodeAddresses.symmetricDifference(next.nodeAddresses)
+  const isMoved = (address: string): boolean => moved.has(address)
+  return ({ ports, sourceRanges, clusterIPs, externalIPs, loadBalancerIPs }, slices) =>
+    (zone && slices.some(({ endpoints }) => endpoints.hints !== undefined)) ||
+    (nodePorts && ports.some(({ nodePort }) => nodePort !== 0)) ||
+    (nodeIP && sourceRanges.length > 0) ||
+    (moved.size > 0 && (clusterIPs.some(isMoved) || externalIPs.some(isMoved) || loadBalancerIPs.some(isMoved)))
 }
