@@ -274,7 +274,9 @@ export class Reflector<T> {
         const response = await limit.over(this.#get(this.#url(parameters), limit.signal))
         try {
           const splitter = new ListSplitter((json) => this.#collect(collected, JSON.parse(json)))
+          const turn = new Turn()
           for await (const chunk of response.body) {
+            if (turn.isOver) await turn.next()
             limit.extend()
             splitter.push(chunk)
           }
@@ -320,7 +322,10 @@ export class Reflector<T> {
       answered = true
       try {
         if (collected === undefined) this.#contact()
+        // A socket hands over megabytes in one go: between two events others have their turn.
+        const turn = new Turn()
         for await (const line of lines(response.body)) {
+          if (turn.isOver) await turn.next()
           const event: unknown = JSON.parse(line)
           if (!isJson(event)) throw new ProxyError('API', 'a watch event is not an object')
           if (event.type === 'ERROR') throw errorOf(event.object)

@@ -1,7 +1,16 @@
 /** So long one piece of work may keep the event loop to itself, in milliseconds. */
-const longest = 8
+const longest = 6
 /** The clock is looked at once in so many questions: it costs as much as a small piece of work. */
-const questionsPerLook = 8
+const questionsPerLook = 4
+
+/** Those who wait for their next turn: one for each round of the event loop, or the pieces of all would add up. */
+const waiting: (() => void)[] = []
+
+function callNext(): void {
+  const wake = waiting.shift()
+  if (waiting.length > 0) setImmediate(callNext)
+  wake?.()
+}
 
 /** Long work that lets others have their turn: `if (turn.isOver) await turn.next()`. */
 export class Turn {
@@ -15,7 +24,10 @@ export class Turn {
 
   /** Resolves when all that waited has had its turn. */
   async next(): Promise<void> {
-    await new Promise(setImmediate)
+    await new Promise<void>((resolve) => {
+      waiting.push(resolve)
+      if (waiting.length === 1) setImmediate(callNext)
+    })
     this.#began = performance.now()
   }
 }

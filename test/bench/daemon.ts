@@ -66,7 +66,11 @@ export class Daemon {
   /** `profile`: a folder for a CPU profile. */
   constructor(args: readonly string[], profile?: string) {
     const program = join(root, 'dist/kube-ipvs-proxy.mjs')
-    const flags = ['--max-semi-space-size=2', ...(profile ? ['--cpu-prof', `--cpu-prof-dir=${profile}`] : [])]
+    const flags = [
+      '--optimize-for-size',
+      '--max-semi-space-size=2',
+      ...(profile ? ['--cpu-prof', `--cpu-prof-dir=${profile}`] : []),
+    ]
     this.#child = spawn(process.execPath, [...flags, program, ...args], {
       stdio: ['ignore', 'ignore', 'pipe'],
       // As the image has it.
