@@ -18,6 +18,7 @@ import { ManifestsSource } from './kube/manifests.ts'
 import { systemClock } from './lib/clock.ts'
 import { describeError } from './lib/errors.ts'
 import type { Log } from './lib/log.ts'
+import { keepHeapSmall } from './lib/memory.ts'
 import { runCommand } from './lib/process.ts'
 import { version } from './lib/version.ts'
 import { listeners } from './listeners.ts'
@@ -151,13 +152,18 @@ export async function runSession(shared: Shared, prepared: Prepared, signal: Abo
       const lacking = [...proxiers.values()].some((proxier) => proxier.lacksPodCIDR)
       return lacking ? 'waiting for the Node to get a podCIDR' : 'the kernel is being written'
     })
+    const unsynced = new Set(iptables.keys())
     const observer = observe({
       metrics,
       health,
       events,
       log,
       syncPeriod: settings.syncPeriod,
-      firstSync: (family) => void tidy(iptables.get(family)!, family, log, end),
+      firstSync: (family) => {
+        unsynced.delete(family)
+        if (unsynced.size === 0) keepHeapSmall()
+        void tidy(iptables.get(family)!, family, log, end)
+      },
     })
     for (const [family, tool] of iptables) {
       const effects = effectsOf(family, shared, events, () => proxiers.get(family)!)
