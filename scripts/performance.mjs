@@ -11,7 +11,7 @@ function figure(key, value) {
   if (value === undefined) return ''
   if (/^(rss|heap|external)/.test(key)) return `${value.toFixed(0)} MB`
   if (/^(share|ratio)/i.test(key)) return value.toFixed(2)
-  if (/PerChange$/.test(key)) return value.toPrecision(3)
+  if (key.endsWith('PerChange')) return value.toPrecision(3)
   if (/^(messages|sends|written|events|refused)/.test(key)) return value.toLocaleString('en')
   return value < 1 ? `${(value * 1000).toFixed(1)} ms` : `${value.toFixed(2)} s`
 }

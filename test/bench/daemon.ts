@@ -67,7 +67,7 @@ export class Daemon {
   constructor(args: readonly string[], profile?: string) {
     const program = join(root, 'dist/kube-ipvs-proxy.mjs')
     const flags = [
-      '--optimize-for-size',
+      '--heap-growing-percent=30',
       '--max-semi-space-size=2',
       ...(profile ? ['--cpu-prof', `--cpu-prof-dir=${profile}`] : []),
     ]
