@@ -110,18 +110,17 @@ export class DummyLayer implements Layer {
     }
     for (let from = 0; from < all.length; from += addressesPerPart) {
       const additions = all.slice(from, from + addressesPerPart)
-      const refused = await this.#writing(async () => {
+      applied += await this.#writing(async () => {
         await this.#makeRoom(new Set(additions))
-        return this.#options.dummy.bind(this.#index!, additions)
-      })
-      for (const address of additions) {
-        const error = refused.get(address)
-        if (error === undefined) {
+        const refused = await this.#options.dummy.bind(this.#index!, additions)
+        for (const address of additions) {
+          if (refused.has(address)) continue
           this.#addresses.observed(address)
           this.#ownBound.add(address)
-          applied++
-        } else refusals.add(this.#options.ownersOf(address), error)
-      }
+        }
+        for (const [address, error] of refused) refusals.add(this.#options.ownersOf(address), error)
+        return additions.length - refused.size
+      })
     }
     return { applied, refused: refusals.byOwner }
   }
@@ -130,17 +129,17 @@ export class DummyLayer implements Layer {
     const removals = [...this.#addresses.removals()]
     if (removals.length === 0 || this.#index === undefined) return { applied: 0, refused: new Map() }
     const refusals = new Refusals()
-    let applied = 0
     const index = this.#index
-    const refused = await this.#writing(() => this.#options.dummy.unbind(index, removals))
-    for (const address of removals) {
-      const error = refused.get(address)
-      if (error === undefined) {
+    const applied = await this.#writing(async () => {
+      const refused = await this.#options.dummy.unbind(index, removals)
+      for (const address of removals) {
+        if (refused.has(address)) continue
         this.#addresses.gone(address)
         this.#ownBound.delete(address)
-        applied++
-      } else refusals.add([`address ${address}`], error)
-    }
+      }
+      for (const [address, error] of refused) refusals.add([`address ${address}`], error)
+      return removals.length - refused.size
+    })
     return { applied, refused: refusals.byOwner }
   }
 
@@ -176,6 +175,7 @@ export class DummyLayer implements Layer {
     return undefined
   }
 
+  /** What the write has done must be entered before it ends: a look would take it for others' work. */
   async #writing<T>(write: () => Promise<T>): Promise<T> {
     this.#writes++
     try {

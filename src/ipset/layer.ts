@@ -104,7 +104,10 @@ export class IpsetLayer implements Layer {
           found: `${found.spec.type} family ${found.spec.family}`,
           wanted: `${spec.type} family ${spec.family}`,
         })
-        await writing(state, () => this.#options.ipset.destroy(spec.name)).catch((error: unknown) => {
+        await writing(state, async () => {
+          await this.#options.ipset.destroy(spec.name)
+          state.exists = false
+        }).catch((error: unknown) => {
           throw new ProxyError(
             'KERNEL',
             `set ${spec.name} has type ${found.spec.type}, ${spec.type} is needed, and it cannot be replaced`,
@@ -147,8 +150,10 @@ export class IpsetLayer implements Layer {
       if (!state.exists && isOnDemand(role) && entries.wantedCount === 0) continue
       if (!state.exists) {
         try {
-          await writing(state, () => this.#options.ipset.create(state.spec))
-          state.exists = true
+          await writing(state, async () => {
+            await this.#options.ipset.create(state.spec)
+            state.exists = true
+          })
           applied++
         } catch (error) {
           // A rule may not name a missing set: the layers above must wait, the other sets need not.
@@ -162,7 +167,6 @@ export class IpsetLayer implements Layer {
         if (!isHeld(this.#options.ownersOf(role, entry), held)) additions.push(entry)
       }
       if (additions.length === 0) continue
-      // Marked before the writing counts as ended: a look at the set must not take them for others' work.
       applied += await writing(state, async () => {
         const refused = await this.#put(state, additions)
         for (const entry of additions) {
@@ -185,24 +189,20 @@ export class IpsetLayer implements Layer {
       const { spec, entries } = state
       const removals = [...entries.removals()]
       if (removals.length > 0) {
-        const refused = await writing(state, () => this.#options.ipset.remove(spec, removals))
-        for (const entry of removals) {
-          const error = refused.get(entry)
-          if (error === undefined) {
-            entries.gone(entry)
-            applied++
-          } else refusals.add([`set ${spec.name}`], error)
-        }
+        applied += await writing(state, async () => {
+          const refused = await this.#options.ipset.remove(spec, removals)
+          for (const entry of removals) if (!refused.has(entry)) entries.gone(entry)
+          for (const error of refused.values()) refusals.add([`set ${spec.name}`], error)
+          return removals.length - refused.size
+        })
       }
       const unneeded = isOnDemand(role) && entries.wantedCount === 0
-      if (
-        state.exists &&
-        unneeded &&
-        entries.pendingCount === 0 &&
-        (await writing(state, () => this.#destroyed(spec.name)))
-      ) {
-        state.exists = false
-        applied++
+      if (state.exists && unneeded && entries.pendingCount === 0) {
+        applied += await writing(state, async () => {
+          if (!(await this.#destroyed(spec.name))) return 0
+          state.exists = false
+          return 1
+        })
       }
       if (entries.pendingCount === 0 && state.exists !== unneeded) this.#touched.delete(role)
     }
@@ -337,6 +337,7 @@ export class IpsetLayer implements Layer {
   }
 }
 
+/** What the write has done must be entered before it ends: a look at the set would take it for others' work. */
 async function writing<T>(state: RoleState, write: () => Promise<T>): Promise<T> {
   state.writes++
   try {
