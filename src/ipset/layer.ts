@@ -199,9 +199,10 @@ export class IpsetLayer implements Layer {
       const unneeded = isOnDemand(role) && entries.wantedCount === 0
       if (state.exists && unneeded && entries.pendingCount === 0) {
         applied += await writing(state, async () => {
-          if (!(await this.#destroyed(spec.name))) return 0
-          state.exists = false
-          return 1
+          const destroyed = await this.#destroyed(spec.name)
+          // Where the answer was lost nobody knows: the next look finds it, or does not.
+          if (destroyed !== false) state.exists = false
+          return destroyed ? 1 : 0
         })
       }
       if (entries.pendingCount === 0 && state.exists !== unneeded) this.#touched.delete(role)
@@ -312,11 +313,11 @@ export class IpsetLayer implements Layer {
     }
   }
 
-  /** Whether a set is gone now; one that a rule names is not. */
-  #destroyed(name: string): Promise<boolean> {
+  /** Whether a set is gone now; one that a rule names is not. Undefined where the kernel's answer was lost. */
+  #destroyed(name: string): Promise<boolean | undefined> {
     return this.#options.ipset.destroy(name).then(
       () => true,
-      () => false,
+      (error: unknown) => (error instanceof KernelError ? false : undefined),
     )
   }
 

@@ -223,3 +223,21 @@ describe('order', () => {
     expect(seen.at(-1)).toEqual(after)
   })
 })
+
+test('a set on demand whose destruction lost its answer is nobody else’s work', async () => {
+  await layer.resync()
+  layer.want('externalNoLocal', entry(1))
+  await pass()
+  const name = setSpec('externalNoLocal', 'IPv4').name
+  expect(await ipset.names()).toContain(name)
+  layer.unwant('externalNoLocal', entry(1))
+  const destroy = ipset.destroy.bind(ipset)
+  ipset.destroy = async (set) => {
+    await destroy(set)
+    throw new Error('the netlink socket failed')
+  }
+  await pass()
+  ipset.destroy = destroy
+  expect(await ipset.names()).not.toContain(name)
+  expect(await layer.resync()).toEqual([])
+})
