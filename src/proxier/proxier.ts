@@ -118,6 +118,7 @@ export class Proxier {
   readonly #parts: ProxierParts
   readonly #state = new ClusterState()
   readonly #pacer: Pacer
+  readonly #retryInterval: number
   readonly #noLocal = { internal: new Set<string>(), external: new Set<string>() }
   /** Layers that failed half-way: what they had written before is not known, so it cannot be told from others' work. */
   readonly #uncertain = new Set<string>()
@@ -151,11 +152,12 @@ export class Proxier {
     this.#facts = this.#makeFacts()
     this.#detector = options.localDetector([])
     for (const { name } of parts.layers) this.#unread.add(name)
+    this.#retryInterval = Math.min(1000, options.syncPeriod)
     this.#pacer = new Pacer(
       {
         minInterval: options.minSyncPeriod,
         maxInterval: options.syncPeriod,
-        retryInterval: Math.min(1000, options.syncPeriod),
+        retryInterval: this.#retryInterval,
         base: processStart,
         clock: options.clock,
       },
@@ -236,13 +238,20 @@ export class Proxier {
   async #run(reason: RunReason): Promise<boolean> {
     if (this.#passes === 0 || this.#checkedSince !== undefined) return this.#pass('period')
     if (reason === 'change') return this.#pass('change')
-    // The kernel may differ from what is known of it where it has refused something.
-    const { at, took } = this.#checkEnded
-    if (this.#check === undefined && (reason === 'period' || performance.now() - at > 10 * took)) {
+    if (this.#check === undefined && (reason === 'period' || this.#maySuspect)) {
       this.#check = this.#look()
       void this.#check.finally(() => (this.#check = undefined))
     }
     return reason === 'period' ? this.#lastWell : this.#pass('retry')
+  }
+
+  /**
+   * The kernel may differ from what is known of it where it has refused something; but looks must not follow one another
+   * without end, and what has failed is read by the pass itself.
+   */
+  get #maySuspect(): boolean {
+    const { at, took } = this.#checkEnded
+    return this.#unread.size === 0 && performance.now() - at > Math.max(10 * took, this.#retryInterval)
   }
 
   async #look(): Promise<void> {

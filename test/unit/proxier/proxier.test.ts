@@ -19,6 +19,28 @@ async function synced(): Promise<void> {
   await rig.next()
 }
 
+describe('while something fails it tries again at intervals, not without a pause', () => {
+  const broken = (): Error => new Error('the netlink socket failed')
+  const refused = (call: string): Error | undefined =>
+    call === 'newDestination' ? new KernelError(12, 'ENOMEM', call, 'something') : undefined
+  test.each<[string, () => void]>([
+    ['all of it', () => [rig.ipvs, rig.ipset, rig.dummy, rig.iptables].forEach((fake) => (fake.fault = broken))],
+    ['an entry', () => (rig.ipvs.fault = refused)],
+  ])('%s', async (_name, fail) => {
+    await rig.stop()
+    // The first retry comes after a second, before the period has passed.
+    rig = new Rig({ syncPeriod: 60_000 })
+    fail()
+    await synced()
+    const first = await rig.next()
+    expect(first.reason).not.toBe('change')
+    await new Promise((wake) => setTimeout(wake, 100))
+    // The retry, and the pass that brings in its look: a loop without a pause makes hundreds.
+    expect(rig.reports.length).toBeLessThan(5)
+    expect(rig.reports.some(({ well }) => well)).toBe(false)
+  })
+})
+
 describe('one pass', () => {
   test.each(['services', 'endpointslices'] as const)('writes nothing while only %s are known', async (kind) => {
     rig.proxier.serviceChanged('default/web', service())
