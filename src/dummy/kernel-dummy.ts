@@ -1,5 +1,5 @@
 import type { KernelError } from '../lib/errors.ts'
-import { Turn } from '../lib/turn.ts'
+import { mapInTurns } from '../lib/turn.ts'
 import { Connection, type IsPart, type Message } from '../netlink/connection.ts'
 import { errno, kernelError } from '../netlink/errno.ts'
 import { protocols } from '../netlink/header.ts'
@@ -40,14 +40,7 @@ export class KernelDummy implements Dummy {
 
   async addresses(filter?: AddressFilter): Promise<readonly InterfaceAddress[]> {
     const payloads = await this.#dump(listAddressesMessage(filter?.family), 'addresses', partOf(filter))
-    const turn = new Turn()
-    const addresses: InterfaceAddress[] = []
-    for (const payload of payloads) {
-      if (turn.isOver) await turn.next()
-      const address = decodeInterfaceAddress(payload)
-      if (address !== undefined) addresses.push(address)
-    }
-    return addresses
+    return mapInTurns(payloads, decodeInterfaceAddress)
   }
 
   async fingerprint(filter: AddressFilter): Promise<string> {

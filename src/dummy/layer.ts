@@ -4,6 +4,7 @@ import { cidrContains, isIPv6LinkLocal, type Cidr, type Family } from '../model/
 import { isHeld, Refusals } from '../reconcile/apply.ts'
 import { DeltaSet } from '../reconcile/delta-set.ts'
 import type { Drift, Layer, Outcome, Owner } from '../reconcile/layer.ts'
+import { WriteGuard } from '../reconcile/write-guard.ts'
 import type { Dummy, InterfaceAddress } from './dummy.ts'
 
 export const deviceName = 'kube-ipvs0'
@@ -34,10 +35,9 @@ export class DummyLayer implements Layer {
   readonly #ownBound = new Set<string>()
   #index: number | undefined
   #adopted = false
-  /** Writings begun or ended so far: odd while one is under way. */
-  #writes = 0
-  /** Fingerprint of the addresses when they were last read, and after how many writings. */
-  #lastRead = { fingerprint: '', writes: -1 }
+  readonly #guard = new WriteGuard()
+  /** Fingerprint of the addresses when they were last read, and the guard's mark then. */
+  #lastRead = { fingerprint: '', mark: -1 }
 
   constructor(options: DummyLayerOptions) {
     this.#options = options
@@ -58,9 +58,11 @@ export class DummyLayer implements Layer {
     }
     const former = this.#index
     const hadDevice = former !== undefined
-    const read = await this.#readQuietly()
-    if (read === undefined || read.writes !== this.#writes) return []
-    this.#index = read.index
+    const read = await this.#guard.quietly((mark) => this.#read(mark))
+    if (read === undefined || !this.#guard.isAt(read.mark)) return []
+    const { mark } = read
+    const { found, fingerprint, index } = read.found
+    this.#index = index
     if (this.#index === undefined) {
       // Its addresses went with it: one thing happened, one line says so.
       if (hadDevice && this.#options.speaksForDevice) report('device', deviceName, 'missing')
@@ -70,10 +72,9 @@ export class DummyLayer implements Layer {
     }
     const replaced = hadDevice && former !== this.#index
     if (replaced && this.#options.speaksForDevice) report('device', deviceName, 'changed')
-    const { found, fingerprint, writes } = read
     // Nobody has touched them since they were last read.
     if (found === undefined) return drifts
-    this.#lastRead = { fingerprint, writes }
+    this.#lastRead = { fingerprint, mark }
     const now = new Set<string>()
     for (const { family, address, prefix } of found) {
       if (isIPv6LinkLocal(address)) continue
@@ -83,9 +84,9 @@ export class DummyLayer implements Layer {
       if (!kept) now.add(key)
     }
     const differences = await this.#addresses.differences(now)
-    if (writes !== this.#writes) {
+    if (!this.#guard.isAt(mark)) {
       // Written meanwhile: the next look judges them.
-      this.#lastRead = { fingerprint: '', writes: -1 }
+      this.#lastRead = { fingerprint: '', mark: -1 }
       return drifts
     }
     if (hadDevice && !replaced) {
@@ -110,7 +111,7 @@ export class DummyLayer implements Layer {
     }
     for (let from = 0; from < all.length; from += addressesPerPart) {
       const additions = all.slice(from, from + addressesPerPart)
-      applied += await this.#writing(async () => {
+      applied += await this.#guard.write(async () => {
         await this.#makeRoom(new Set(additions))
         const refused = await this.#options.dummy.bind(this.#index!, additions)
         for (const address of additions) {
@@ -130,7 +131,7 @@ export class DummyLayer implements Layer {
     if (removals.length === 0 || this.#index === undefined) return { applied: 0, refused: new Map() }
     const refusals = new Refusals()
     const index = this.#index
-    const applied = await this.#writing(async () => {
+    const applied = await this.#guard.write(async () => {
       const refused = await this.#options.dummy.unbind(index, removals)
       for (const address of removals) {
         if (refused.has(address)) continue
@@ -151,38 +152,20 @@ export class DummyLayer implements Layer {
     for (const key of others) if (!refused.has(key)) this.#addresses.gone(key)
   }
 
-  /** Device and addresses with no writing of ours in between; undefined where there was one each time. */
-  async #readQuietly(): Promise<
-    | {
-        readonly index: number | undefined
-        readonly fingerprint: string
-        readonly writes: number
-        readonly found: readonly InterfaceAddress[] | undefined
-      }
-    | undefined
-  > {
+  /** Device and addresses as they stand; `found` undefined where there is no device, or where they are as last read. */
+  async #read(mark: number): Promise<{
+    readonly index: number | undefined
+    readonly fingerprint: string
+    readonly found: readonly InterfaceAddress[] | undefined
+  }> {
     const { dummy, family } = this.#options
-    for (let attempt = 0; attempt < 3; attempt++) {
-      const before = this.#writes
-      const index = await this.#findDevice()
-      const filter = { family, isOn: (linkIndex: number) => linkIndex === index }
-      const fingerprint = index === undefined ? '' : await dummy.fingerprint(filter)
-      const { fingerprint: last, writes } = this.#lastRead
-      const known = fingerprint === last && before === writes && index === this.#index
-      const found = index === undefined || known ? undefined : await dummy.addresses(filter)
-      if (before % 2 === 0 && before === this.#writes) return { index, fingerprint, writes: before, found }
-    }
-    return undefined
-  }
-
-  /** What the write has done must be entered before it ends: a look would take it for others' work. */
-  async #writing<T>(write: () => Promise<T>): Promise<T> {
-    this.#writes++
-    try {
-      return await write()
-    } finally {
-      this.#writes++
-    }
+    const index = await this.#findDevice()
+    if (index === undefined) return { index, fingerprint: '', found: undefined }
+    const filter = { family, isOn: (linkIndex: number) => linkIndex === index }
+    const fingerprint = await dummy.fingerprint(filter)
+    const last = this.#lastRead
+    const isKnown = fingerprint === last.fingerprint && mark === last.mark && index === this.#index
+    return { index, fingerprint, found: isKnown ? undefined : await dummy.addresses(filter) }
   }
 
   async #findDevice(): Promise<number | undefined> {
@@ -198,7 +181,7 @@ export class DummyLayer implements Layer {
 
   async #createDevice(): Promise<void> {
     try {
-      await this.#writing(() => this.#options.dummy.createDevice(deviceName))
+      await this.#guard.write(() => this.#options.dummy.createDevice(deviceName))
     } catch (error) {
       // The other family's layer was quicker.
       if (!(error instanceof KernelError && error.errnoName === 'EEXIST')) throw error

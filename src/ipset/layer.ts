@@ -6,6 +6,7 @@ import type { SetRole } from '../model/sets.ts'
 import { asError, isHeld, Refusals } from '../reconcile/apply.ts'
 import { DeltaSet } from '../reconcile/delta-set.ts'
 import type { Drift, Layer, Outcome, Owner } from '../reconcile/layer.ts'
+import { WriteGuard } from '../reconcile/write-guard.ts'
 import { allRoles, isOnDemand, orderOfAdding, setSpec, temporaryName } from './catalogue.ts'
 import type { Ipset, ObservedSet, SetSpec } from './ipset.ts'
 
@@ -33,10 +34,15 @@ interface RoleState {
   spec: SetSpec
   readonly entries: DeltaSet
   exists: boolean
-  /** Writings begun or ended so far: odd while one is under way. */
-  writes: number
-  /** Fingerprint of the set when it was last read, and after how many writings. */
-  lastRead: { readonly fingerprint: string; readonly writes: number }
+  readonly guard: WriteGuard
+  /** Fingerprint of the set when it was last read, and the guard's mark then. */
+  lastRead: { readonly fingerprint: string; readonly mark: number }
+}
+
+interface ReadSet {
+  readonly fingerprint: string
+  readonly isKnown: boolean
+  readonly found: ObservedSet | undefined
 }
 
 /** The KUBE-* sets of one family. All but those on demand exist always, empty or not: rules name them. */
@@ -57,8 +63,8 @@ export class IpsetLayer implements Layer {
         spec,
         entries: new DeltaSet(),
         exists: false,
-        writes: 0,
-        lastRead: { fingerprint: '', writes: -1 },
+        guard: new WriteGuard(),
+        lastRead: { fingerprint: '', mark: -1 },
       })
     }
   }
@@ -83,13 +89,14 @@ export class IpsetLayer implements Layer {
     for (const [role, state] of this.#roles) {
       if (turn.isOver) await turn.next()
       const { spec, entries } = state
-      const read = await this.#readQuietly(state)
+      const read = await state.guard.quietly((mark) => this.#read(state, mark))
       // Nobody has touched it since it was last read, or we have touched it ourselves each time.
-      if (read === undefined) continue
-      const { found, fingerprint, writes } = read
+      if (read === undefined || read.found.isKnown) continue
+      const { mark } = read
+      const { found, fingerprint } = read.found
       // Written since: the next look judges it.
-      if (writes !== state.writes) continue
-      state.lastRead = { fingerprint, writes }
+      if (!state.guard.isAt(mark)) continue
+      state.lastRead = { fingerprint, mark }
       this.#touched.add(role)
       if (found === undefined) {
         if (state.exists) report('set', spec.name, 'missing')
@@ -104,24 +111,26 @@ export class IpsetLayer implements Layer {
           found: `${found.spec.type} family ${found.spec.family}`,
           wanted: `${spec.type} family ${spec.family}`,
         })
-        await writing(state, async () => {
-          await this.#options.ipset.destroy(spec.name)
-          state.exists = false
-        }).catch((error: unknown) => {
-          throw new ProxyError(
-            'KERNEL',
-            `set ${spec.name} has type ${found.spec.type}, ${spec.type} is needed, and it cannot be replaced`,
-            { object: spec.name, advice: 'remove the rules that name it, or run kube-ipvs-proxy --cleanup' },
-            error,
-          )
-        })
+        await state.guard
+          .write(async () => {
+            await this.#options.ipset.destroy(spec.name)
+            state.exists = false
+          })
+          .catch((error: unknown) => {
+            throw new ProxyError(
+              'KERNEL',
+              `set ${spec.name} has type ${found.spec.type}, ${spec.type} is needed, and it cannot be replaced`,
+              { object: spec.name, advice: 'remove the rules that name it, or run kube-ipvs-proxy --cleanup' },
+              error,
+            )
+          })
         state.exists = false
         entries.observedNone()
         continue
       }
       const differences = await entries.differences(new Set(found.entries))
-      if (writes !== state.writes) {
-        state.lastRead = { fingerprint: '', writes: -1 }
+      if (!state.guard.isAt(mark)) {
+        state.lastRead = { fingerprint: '', mark: -1 }
         continue
       }
       if (state.exists) {
@@ -150,7 +159,7 @@ export class IpsetLayer implements Layer {
       if (!state.exists && isOnDemand(role) && entries.wantedCount === 0) continue
       if (!state.exists) {
         try {
-          await writing(state, async () => {
+          await state.guard.write(async () => {
             await this.#options.ipset.create(state.spec)
             state.exists = true
           })
@@ -167,7 +176,7 @@ export class IpsetLayer implements Layer {
         if (!isHeld(this.#options.ownersOf(role, entry), held)) additions.push(entry)
       }
       if (additions.length === 0) continue
-      applied += await writing(state, async () => {
+      applied += await state.guard.write(async () => {
         const refused = await this.#put(state, additions)
         for (const entry of additions) {
           if (turn.isOver) await turn.next()
@@ -189,7 +198,7 @@ export class IpsetLayer implements Layer {
       const { spec, entries } = state
       const removals = [...entries.removals()]
       if (removals.length > 0) {
-        applied += await writing(state, async () => {
+        applied += await state.guard.write(async () => {
           const refused = await this.#options.ipset.remove(spec, removals)
           for (const entry of removals) if (!refused.has(entry)) entries.gone(entry)
           for (const error of refused.values()) refusals.add([`set ${spec.name}`], error)
@@ -198,7 +207,7 @@ export class IpsetLayer implements Layer {
       }
       const unneeded = isOnDemand(role) && entries.wantedCount === 0
       if (state.exists && unneeded && entries.pendingCount === 0) {
-        applied += await writing(state, async () => {
+        applied += await state.guard.write(async () => {
           const destroyed = await this.#destroyed(spec.name)
           // Where the answer was lost nobody knows: the next look finds it, or does not.
           if (destroyed !== false) state.exists = false
@@ -217,25 +226,13 @@ export class IpsetLayer implements Layer {
     }
   }
 
-  /**
-   * The set as it stands, with no writing of ours in between; undefined where it is as last read, or there was one each
-   * time.
-   */
-  async #readQuietly(
-    state: RoleState,
-  ): Promise<
-    { readonly fingerprint: string; readonly writes: number; readonly found: ObservedSet | undefined } | undefined
-  > {
+  /** The set as it stands; `found` undefined where there is none, `isKnown` where it is as last read. */
+  async #read(state: RoleState, mark: number): Promise<ReadSet> {
     const { ipset } = this.#options
-    for (let attempt = 0; attempt < 3; attempt++) {
-      const before = state.writes
-      const fingerprint = await ipset.fingerprint(state.spec.name)
-      const known = fingerprint === state.lastRead.fingerprint && before === state.lastRead.writes
-      const found = known || fingerprint === '' ? undefined : await ipset.list(state.spec.name)
-      if (before % 2 !== 0 || before !== state.writes) continue
-      return known ? undefined : { fingerprint, found, writes: before }
-    }
-    return undefined
+    const { name } = state.spec
+    const fingerprint = await ipset.fingerprint(name)
+    const isKnown = fingerprint === state.lastRead.fingerprint && mark === state.lastRead.mark
+    return { fingerprint, isKnown, found: isKnown || fingerprint === '' ? undefined : await ipset.list(name) }
   }
 
   /** What a process left behind that was killed while it made a set larger. */
@@ -335,16 +332,6 @@ export class IpsetLayer implements Layer {
       }
     }
     return errors
-  }
-}
-
-/** What the write has done must be entered before it ends: a look at the set would take it for others' work. */
-async function writing<T>(state: RoleState, write: () => Promise<T>): Promise<T> {
-  state.writes++
-  try {
-    return await write()
-  } finally {
-    state.writes++
   }
 }
 

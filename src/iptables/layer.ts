@@ -5,6 +5,7 @@ import type { Family } from '../model/address.ts'
 import type { LocalDetector } from '../model/local-detector.ts'
 import type { SetRole } from '../model/sets.ts'
 import type { Drift, Layer, Outcome, Owner } from '../reconcile/layer.ts'
+import { WriteGuard } from '../reconcile/write-guard.ts'
 import type { Iptables } from './iptables.ts'
 import { buildRules, conditionalRoles, jumps, ownChains, parseDropRule, tables } from './rules.ts'
 import type { Chain, ChainSet, Drop, Jump, RuleSettings, Table } from './rules.ts'
@@ -78,8 +79,7 @@ export class IptablesLayer implements Layer {
   /** Chains and jumps that stood after our last success, by key. */
   readonly #stoodChains = new Map<string, Chain>()
   readonly #stoodJumps = new Map<string, Jump>()
-  /** Restores begun or ended so far: what was read meanwhile may be half of one. */
-  #writes = 0
+  readonly #guard = new WriteGuard()
   /** The kernel's rule generation that both tables were read at, where it counts them and nothing was written since. */
   #readAt: number | undefined
   /** The rules in force are those of the wish. */
@@ -101,8 +101,10 @@ export class IptablesLayer implements Layer {
     const generation = await this.#options.generation?.()
     // Nobody has written any rule since.
     if (generation !== undefined && generation === this.#readAt && this.#kernel !== undefined) return []
-    const kernel = await this.#readWhole()
-    if (kernel === undefined) return []
+    // What was read during a restore may be half of one.
+    const read = await this.#guard.quietly(() => this.#readTables())
+    if (read === undefined || !this.#guard.isAt(read.mark)) return []
+    const kernel = read.found
     this.#kernel = kernel
     this.#inForce ??= this.#adopt(kernel)
     this.#readAt = generation
@@ -220,16 +222,6 @@ export class IptablesLayer implements Layer {
     return kernel
   }
 
-  /** Both tables with no restore of ours in between; undefined where there was one each time. */
-  async #readWhole(): Promise<Kernel | undefined> {
-    for (let attempt = 0; attempt < 3; attempt++) {
-      const before = this.#writes
-      const kernel = await this.#readTables()
-      if (before % 2 === 0 && before === this.#writes) return kernel
-    }
-    return undefined
-  }
-
   async #readTable(table: Table): Promise<SavedTable> {
     // The nft variant prints nothing of a table that does not exist yet.
     return parseSave(await this.#options.iptables.save(table)).get(table) ?? new Map()
@@ -305,24 +297,22 @@ export class IptablesLayer implements Layer {
     this.#kernel = undefined
     this.#readAt = undefined
     this.#settled = false
-    // Odd while one is under way.
-    this.#writes++
     for (const chain of chains) this.#stoodChains.delete(chainKey(chain))
     for (const { jump } of counted) this.#stoodJumps.delete(jumpKey(jump))
-    try {
-      await this.#options.iptables.restore(writeRestore(inputs))
-    } catch (error) {
-      this.#options.onRestoreFailure?.()
-      throw error
-    } finally {
-      this.#writes++
-    }
-    const now: Kernel = new Map(kernel)
-    const touched = new Set([...chains, ...counted.map(({ jump }) => jump)].map((one) => one.table))
-    for (const table of touched) now.set(table, await this.#readTable(table))
-    const inserted = counted.map(({ jump }) => jump)
-    this.#learn(now, chains, inserted)
-    this.#kernel = now
+    await this.#guard.write(async () => {
+      try {
+        await this.#options.iptables.restore(writeRestore(inputs))
+      } catch (error) {
+        this.#options.onRestoreFailure?.()
+        throw error
+      }
+      const now: Kernel = new Map(kernel)
+      const touched = new Set([...chains, ...counted.map(({ jump }) => jump)].map((one) => one.table))
+      for (const table of touched) now.set(table, await this.#readTable(table))
+      const inserted = counted.map(({ jump }) => jump)
+      this.#learn(now, chains, inserted)
+      this.#kernel = now
+    })
     this.#log.v(2, 'iptables rules written', { chains: chains.map(chainKey), jumps: counted.length })
     return changed
   }

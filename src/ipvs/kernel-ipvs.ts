@@ -1,7 +1,7 @@
 import { closeSync, openSync, readSync } from 'node:fs'
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { KernelError } from '../lib/errors.ts'
-import { Turn } from '../lib/turn.ts'
+import { mapInTurns, Turn } from '../lib/turn.ts'
 import type { Family } from '../model/address.ts'
 import { DestinationDigest } from '../model/destination-list.ts'
 import { Connection, type Message } from '../netlink/connection.ts'
@@ -203,14 +203,7 @@ export class KernelIpvs implements Ipvs {
 
   async #listServers(): Promise<readonly VirtualServer[]> {
     const payloads = await this.#dump(listServersMessage(await this.#family()), 'virtual servers')
-    const turn = new Turn()
-    const servers: VirtualServer[] = []
-    for (const payload of payloads) {
-      if (turn.isOver) await turn.next()
-      const server = decodeServer(payload)
-      if (server !== undefined) servers.push(server)
-    }
-    return servers
+    return mapInTurns(payloads, decodeServer)
   }
 
   async #listDestinations(server: ServerId): Promise<readonly ObservedDestination[]> {

@@ -96,17 +96,14 @@ function flagBytes(value: number): Buffer {
   return buffer
 }
 
-/** The message that carries out a change. */
-export function changeMessage(familyId: number, change: IpvsChange): Message {
-  return genericMessage(familyId, commands[change.kind], (writer) => writeChange(writer, change))
-}
-
-/** Messages of many changes; those of one server, one after another, share what names it. */
+/** The messages that carry out changes; those of one server's destinations, one after another, share what names it. */
 export function changeMessages(familyId: number, changes: readonly IpvsChange[]): Message[] {
   let last: ServerId | undefined
   let name: Uint8Array = new Uint8Array()
   return changes.map((change) => {
-    if (!('destination' in change)) return changeMessage(familyId, change)
+    if (!('destination' in change)) {
+      return genericMessage(familyId, commands[change.kind], (writer) => writeServer(writer, change))
+    }
     if (change.server !== last) {
       last = change.server
       name = commandAttributes.encode({ server: identity(last) })
@@ -119,21 +116,12 @@ export function changeMessages(familyId: number, changes: readonly IpvsChange[])
   })
 }
 
-function writeChange(writer: Writer, change: IpvsChange): void {
+function writeServer(writer: Writer, change: Exclude<IpvsChange, DestinationChange>): void {
   const server = identity(change.server)
-  switch (change.kind) {
-    case 'newServer':
-    case 'setServer': {
-      const { scheduler, flags, timeout, family } = change.server
-      const full = { ...server, scheduler, flags: flagBytes(flags), timeout, netmask: hostMask[family] }
-      return commandAttributes.write(writer, { server: full })
-    }
-    case 'deleteServer':
-      return commandAttributes.write(writer, { server })
-    default:
-      commandAttributes.write(writer, { server })
-      return writeDestination(writer, change)
-  }
+  if (change.kind === 'deleteServer') return commandAttributes.write(writer, { server })
+  const { scheduler, flags, timeout, family } = change.server
+  const full = { ...server, scheduler, flags: flagBytes(flags), timeout, netmask: hostMask[family] }
+  commandAttributes.write(writer, { server: full })
 }
 
 type DestinationChange = Extract<IpvsChange, { readonly destination: DestinationId }>

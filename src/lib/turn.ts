@@ -31,3 +31,15 @@ export class Turn {
     this.#began = performance.now()
   }
 }
+
+/** What each becomes, in turns with others; what becomes nothing is left out. */
+export async function mapInTurns<A, B>(list: readonly A[], make: (one: A) => B | undefined): Promise<B[]> {
+  const turn = new Turn()
+  const made: B[] = []
+  for (const one of list) {
+    if (turn.isOver) await turn.next()
+    const result = make(one)
+    if (result !== undefined) made.push(result)
+  }
+  return made
+}

@@ -33,6 +33,17 @@ export function createMetrics(traffic: Traffic = new Map()) {
   })
   const arch = process.arch === 'x64' ? 'amd64' : process.arch
   buildInfo.set({ major, minor, git_version: `v${version}`, platform: `${process.platform}/${arch}` }, 1)
+  const byLayer = (what: 'messages' | 'sends', help: string) =>
+    new Counter({
+      name: `kube_ipvs_netlink_${what}_total`,
+      help,
+      labelNames: ['layer'] as const,
+      registers,
+      collect() {
+        this.reset()
+        for (const [layer, counts] of traffic) this.inc({ layer }, counts[what])
+      },
+    })
   return {
     registry,
     syncDuration: new Histogram({
@@ -136,26 +147,8 @@ export function createMetrics(traffic: Traffic = new Map()) {
       labelNames: ['ip_family', 'layer'] as const,
       registers,
     }),
-    netlinkMessages: new Counter({
-      name: 'kube_ipvs_netlink_messages_total',
-      help: 'Netlink messages sent to the kernel',
-      labelNames: ['layer'] as const,
-      registers,
-      collect() {
-        this.reset()
-        for (const [layer, { messages }] of traffic) this.inc({ layer }, messages)
-      },
-    }),
-    netlinkSends: new Counter({
-      name: 'kube_ipvs_netlink_sends_total',
-      help: 'System calls that sent netlink messages to the kernel',
-      labelNames: ['layer'] as const,
-      registers,
-      collect() {
-        this.reset()
-        for (const [layer, { sends }] of traffic) this.inc({ layer }, sends)
-      },
-    }),
+    netlinkMessages: byLayer('messages', 'Netlink messages sent to the kernel'),
+    netlinkSends: byLayer('sends', 'System calls that sent netlink messages to the kernel'),
     clashes: new Counter({
       name: 'kube_ipvs_address_clashes_total',
       help: 'Service addresses found to be addresses of the node, too',

@@ -39,29 +39,28 @@ const servers = [
   { ...v4, scheduler: 'rr', flags: 1, timeout: 10800 },
   { ...v6, scheduler: 'sh', flags: 0x18, timeout: 0 },
 ]
+const changeMessage = (change: IpvsChange): Message => messages.changeMessages(0x20, [change])[0]!
 const noConnections = { forwarding: 0, activeConnections: 0, inactiveConnections: 0 }
 
 describe('messages', () => {
   it.each(changes.map((change, index) => [change.kind, change, kernel.changes[index]] as const))(
     '%s is written as the kernel took it',
     (_kind, change, wanted) => {
-      expect(hex(messages.changeMessage(0x20, change))).toBe(wanted)
+      expect(hex(changeMessage(change))).toBe(wanted)
     },
   )
 
   it('many are written as each alone', () => {
     const [first, ...rest] = changes
     const many = [first!, ...rest, first!]
-    expect(messages.changeMessages(0x20, many).map(hex)).toEqual(
-      many.map((change) => hex(messages.changeMessage(0x20, change))),
-    )
+    expect(messages.changeMessages(0x20, many).map(hex)).toEqual(many.map((change) => hex(changeMessage(change))))
   })
 
   it('setServer and deleteServer', () => {
     const server = { ...v4, scheduler: 'rr', flags: 1, timeout: 10800 }
-    const asNew = hex(messages.changeMessage(0x20, { kind: 'newServer', server }))
-    expect(hex(messages.changeMessage(0x20, { kind: 'setServer', server }))).toBe(`02${asNew.slice(2)}`)
-    expect(hex(messages.changeMessage(0x20, { kind: 'deleteServer', server }))).toBe(
+    const asNew = hex(changeMessage({ kind: 'newServer', server }))
+    expect(hex(changeMessage({ kind: 'setServer', server }))).toBe(`02${asNew.slice(2)}`)
+    expect(hex(changeMessage({ kind: 'deleteServer', server }))).toBe(
       hex(messages.listDestinationsMessage(0x20, v4)).replace(/^08/, '03'),
     )
   })
