@@ -17,8 +17,7 @@ RUN apt-get update \
  && apt-get install -y --no-install-recommends iptables nftables iproute2 kmod \
  && rm -rf /var/lib/apt/lists/*
 COPY --from=build /usr/local/bin/node /usr/local/bin/node
-COPY --from=build /build/dist /opt/kube-ipvs-proxy
-# One arena of malloc instead of one a thread, a small young generation, and a heap that grows in small steps: half the
-# memory under load.
-ENV NODE_ENV=production MALLOC_ARENA_MAX=1
-ENTRYPOINT ["/usr/local/bin/node", "--heap-growing-percent=30", "--max-semi-space-size=2", "/opt/kube-ipvs-proxy/kube-ipvs-proxy.mjs"]
+COPY bin /opt/kube-ipvs-proxy/bin
+COPY --from=build /build/dist /opt/kube-ipvs-proxy/dist
+ENV NODE_ENV=production
+ENTRYPOINT ["/opt/kube-ipvs-proxy/bin/kube-ipvs-proxy"]

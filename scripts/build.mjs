@@ -22,6 +22,29 @@ const nativeBesideBundle = {
   },
 }
 
+/** Our help is ASCII: its width needs no tables of Unicode, which are 3 MB in memory once loaded. */
+const plainWidth = {
+  name: 'plain-width',
+  setup(builder) {
+    builder.onResolve({ filter: /^string-width$/ }, () => ({ path: 'string-width', namespace: 'width' }))
+    builder.onLoad({ filter: /.*/, namespace: 'width' }, () => ({ contents: 'export default (text) => text.length' }))
+  },
+}
+
+/**
+ * Importing one of these as an ES module reads all that it exports, which loads undici and web crypto: 4 MB that nobody
+ * here uses.
+ */
+const lazyBuiltins = {
+  name: 'lazy-builtins',
+  setup(builder) {
+    builder.onResolve({ filter: /^(node:)?(http|https|crypto)$/ }, ({ path }) => ({ path, namespace: 'builtin' }))
+    builder.onLoad({ filter: /.*/, namespace: 'builtin' }, ({ path }) => ({
+      contents: `module.exports = process.getBuiltinModule('${path}')`,
+    }))
+  },
+}
+
 rmSync(dist, { recursive: true, force: true })
 mkdirSync(dist)
 await build({
@@ -36,7 +59,7 @@ await build({
   // Loaded only for kubeconfigs with exec or OIDC credentials; an image that needs them adds the package.
   external: ['@kubernetes/client-node'],
   define: { __dirname: 'import.meta.dirname' },
-  plugins: [nativeBesideBundle],
+  plugins: [nativeBesideBundle, plainWidth, lazyBuiltins],
   banner: {
     js: [
       "import { createRequire as bundleCreateRequire } from 'node:module'",

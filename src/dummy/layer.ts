@@ -1,5 +1,6 @@
 import { KernelError, ProxyError } from '../lib/errors.ts'
 import type { Log } from '../lib/log.ts'
+import { Turn } from '../lib/turn.ts'
 import { cidrContains, isIPv6LinkLocal, type Cidr, type Family } from '../model/address.ts'
 import { isHeld, Refusals } from '../reconcile/apply.ts'
 import { DeltaSet } from '../reconcile/delta-set.ts'
@@ -10,7 +11,7 @@ import type { Dummy, InterfaceAddress } from './dummy.ts'
 export const deviceName = 'kube-ipvs0'
 
 /** Addresses of one call: many take long to be put into messages, and others shall have their turn. */
-const addressesPerPart = 1000
+const addressesPerPart = 250
 
 export interface DummyLayerOptions {
   readonly family: Family
@@ -106,7 +107,9 @@ export class DummyLayer implements Layer {
     }
     const refusals = new Refusals()
     const all: string[] = []
+    const turn = new Turn()
     for (const address of this.#addresses.additions()) {
+      if (turn.isOver) await turn.next()
       if (!isHeld(this.#options.ownersOf(address), held)) all.push(address)
     }
     for (let from = 0; from < all.length; from += addressesPerPart) {

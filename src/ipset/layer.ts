@@ -23,8 +23,8 @@ export interface IpsetLayerOptions {
 /** A member costs the kernel about 100 bytes: a set of so many is a gigabyte and a half. */
 const mostMembers = 2 ** 24
 
-/** Entries of one call: a kernel message takes up to 1000. */
-const entriesPerPart = 2000
+/** Entries of one call: many take long to be put into messages, and others shall have their turn. */
+const entriesPerPart = 500
 
 /** A set that grows gets room for a quarter more than it needs. */
 const spare = 1.25
@@ -255,7 +255,6 @@ export class IpsetLayer implements Layer {
     return this.#addInParts(state.spec, additions)
   }
 
-  /** Many entries take long to be put into messages: part by part, so that others have their turn. */
   async #addInParts(spec: SetSpec, additions: readonly string[]): Promise<ReadonlyMap<string, KernelError>> {
     const refused = new Map<string, KernelError>()
     for (let from = 0; from < additions.length; from += entriesPerPart) {

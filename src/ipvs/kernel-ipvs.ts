@@ -1,7 +1,7 @@
 import { closeSync, openSync, readSync } from 'node:fs'
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { KernelError } from '../lib/errors.ts'
-import { mapInTurns, Turn } from '../lib/turn.ts'
+import { mapInTurns, Queue, Turn } from '../lib/turn.ts'
 import type { Family } from '../model/address.ts'
 import { DestinationDigest } from '../model/destination-list.ts'
 import { Connection, type Message } from '../netlink/connection.ts'
@@ -144,7 +144,7 @@ export class KernelIpvs implements Ipvs {
   readonly #connection: Connection
   readonly #openProc: () => ProcFile
   #familyId: Promise<number> | undefined
-  #turn: Promise<unknown> = Promise.resolve()
+  readonly #queue = new Queue()
   /** A reading of the proc file that has not begun: others may join it. */
   #joinable: { readonly visitors: Map<Family, ProcVisitor>; readonly done: Promise<void> } | undefined
   /** Of the kernel's clock that persistence timeouts are shown in; undefined until known. */
@@ -172,19 +172,23 @@ export class KernelIpvs implements Ipvs {
   }
 
   apply(changes: readonly IpvsChange[]): Promise<readonly (KernelError | undefined)[]> {
-    return this.#inTurn(() => this.#apply(changes))
+    return this.#queue.run(() => this.#apply(changes))
   }
 
   listServers(): Promise<readonly VirtualServer[]> {
-    return this.#inTurn(() => this.#listServers())
+    return this.#queue.run(() => this.#listServers())
   }
 
   listDestinations(server: ServerId): Promise<readonly ObservedDestination[]> {
-    return this.#inTurn(() => this.#listDestinations(server))
+    return this.#queue.run(() => this.#listDestinations(server))
   }
 
   listAll(): Promise<readonly ObservedServer[]> {
-    return this.#inTurn(() => this.#listAll())
+    return this.#queue.run(() => this.#listAll())
+  }
+
+  #listFamily(family: Family): Promise<readonly ObservedServer[]> {
+    return this.#queue.run(() => this.#listAll(family))
   }
 
   async #apply(changes: readonly IpvsChange[]): Promise<readonly (KernelError | undefined)[]> {
@@ -212,11 +216,12 @@ export class KernelIpvs implements Ipvs {
     return payloads.flatMap((payload) => decodeDestination(payload, server.family) ?? [])
   }
 
-  async #listAll(): Promise<readonly ObservedServer[]> {
-    const servers = await this.#listServers()
+  /** `family`: of one only. */
+  async #listAll(family?: Family): Promise<readonly ObservedServer[]> {
+    const servers = (await this.#listServers()).filter((one) => family === undefined || one.family === family)
     // With virtual servers in other network namespaces the file leaves some of ours out, each with its destinations
     // (Linux 6.1: after a page it goes on at a place counted over all namespaces). Those are asked for one by one.
-    const byServer = servers.length >= manyServers ? await this.#parseProc() : undefined
+    const byServer = servers.length >= manyServers ? await this.#parseProc(family) : undefined
     const all: ObservedServer[] = []
     const turn = new Turn()
     for (const server of servers) {
@@ -227,18 +232,21 @@ export class KernelIpvs implements Ipvs {
   }
 
   /** Destinations by server out of the proc file. */
-  async #parseProc(): Promise<ReadonlyMap<string, readonly ObservedDestination[]>> {
+  async #parseProc(family?: Family): Promise<ReadonlyMap<string, readonly ObservedDestination[]>> {
     const servers = new Map<string, ObservedDestination[]>()
-    let current: ObservedDestination[] = []
+    let current: ObservedDestination[] | undefined
     await this.#readProc({
-      server: (id) => servers.set(serverKey(id), (current = [])),
-      destination: (one) => current.push(observed(one)),
+      server: (id) => {
+        current = family === undefined || id.family === family ? [] : undefined
+        if (current !== undefined) servers.set(serverKey(id), current)
+      },
+      destination: (one) => current?.push(observed(one)),
     })
     return servers
   }
 
   async compare(family: Family, known: ReadonlyMap<string, KnownServer>): Promise<IpvsDifferences> {
-    if (known.size < manyServers) return differences(family, await this.listAll(), known)
+    if (known.size < manyServers) return differences(family, await this.#listFamily(family), known)
     const survey = new Survey(family, known, this.#ticksPerSecond)
     await this.#readProcTogether(family, survey)
     survey.end()
@@ -247,11 +255,11 @@ export class KernelIpvs implements Ipvs {
     // What the file says is only a suspicion: it leaves servers out while others come and go, here or in another
     // network namespace.
     const suspects = [...survey.suspects, ...missing.map(({ server }) => server)]
-    if (suspects.length > mostSuspects) return differences(family, await this.listAll(), known)
+    if (suspects.length > mostSuspects) return differences(family, await this.#listFamily(family), known)
     const found: ObservedServer[] = []
     const gone: string[] = []
     for (const id of suspects) {
-      const one = await this.#inTurn(() => this.#lookAt(id))
+      const one = await this.#queue.run(() => this.#lookAt(id))
       if (one === undefined) gone.push(serverKey(id))
       else found.push(one)
     }
@@ -328,12 +336,6 @@ export class KernelIpvs implements Ipvs {
 
   close(): void {
     this.#connection.close()
-  }
-
-  #inTurn<T>(act: () => Promise<T>): Promise<T> {
-    const result = this.#turn.then(act)
-    this.#turn = result.catch(() => {})
-    return result
   }
 
   async #family(): Promise<number> {

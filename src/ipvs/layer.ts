@@ -20,7 +20,7 @@ import {
 } from './ipvs.ts'
 
 /** So many changes are made up before they are written: 100,000 of them are never there at once. */
-const changesPerWrite = 2048
+const changesPerWrite = 512
 
 export interface IpvsLayerOptions {
   readonly family: Family

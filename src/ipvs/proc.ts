@@ -154,7 +154,12 @@ function readId(protocol: Protocol, text: string): ServerId | undefined {
     return { family: 'IPv6', protocol, address: addressText(addressBytes(host.slice(1, -1))), port }
   }
   if (!/^[0-9A-F]{8}$/.test(host)) return undefined
-  return { family: 'IPv4', protocol, address: addressText(Buffer.from(host, 'hex')), port }
+  return { family: 'IPv4', protocol, address: hexAddress(host), port }
+}
+
+/** An IPv4 address of eight hexadecimal digits. */
+function hexAddress(digits: string): string {
+  return [0, 2, 4, 6].map((at) => Number.parseInt(digits.slice(at, at + 2), 16)).join('.')
 }
 
 function hexDigit(c: number): number {

@@ -74,12 +74,6 @@ export interface ReflectorState {
   readonly lastError: string | undefined
 }
 
-interface Known {
-  readonly version: string
-  /** The listener was given a record. */
-  readonly told: boolean
-}
-
 /** An object of a list that has not come to its end. */
 interface Collected<T> {
   readonly version: string
@@ -114,7 +108,10 @@ export class Reflector<T> {
   readonly #clock: Clock
   readonly #random: () => number
   readonly #log: Log
-  readonly #known = new Map<string, Known>()
+  /** Resource version of each object. */
+  readonly #known = new Map<string, string>()
+  /** Those of which the listener was given no record. */
+  readonly #untold = new Set<string>()
   #fieldSelector: string | undefined
   #watchList = true
   /** Where the next watch goes on; undefined: list first. */
@@ -382,7 +379,7 @@ export class Reflector<T> {
       return
     }
     const version = versionOf(object)
-    const same = version !== '' && this.#known.get(key)?.version === version
+    const same = version !== '' && this.#known.get(key) === version
     const decoded = same ? undefined : this.#decode(key, version, object)
     // Until the first list is whole nobody acts upon it: it need not be gathered first, in one heap to be told at once.
     if (decoded !== undefined && !this.#listed) this.#put(key, version, decoded.record)
@@ -414,9 +411,11 @@ export class Reflector<T> {
   }
 
   #put(key: string, version: string, record: T | undefined): void {
-    const before = this.#known.get(key)
-    this.#known.set(key, { version, told: record !== undefined })
-    if (record !== undefined || before?.told) this.#tell(key, record)
+    const wasTold = this.#known.has(key) && !this.#untold.has(key)
+    this.#known.set(key, version)
+    if (record === undefined) this.#untold.add(key)
+    else this.#untold.delete(key)
+    if (record !== undefined || wasTold) this.#tell(key, record)
   }
 
   /** A listener that fails at one object must hear of the others all the same. */
@@ -429,9 +428,8 @@ export class Reflector<T> {
   }
 
   #remove(key: string): void {
-    const before = this.#known.get(key)
-    this.#known.delete(key)
-    if (before?.told) this.#tell(key, undefined)
+    const wasTold = this.#known.delete(key) && !this.#untold.delete(key)
+    if (wasTold) this.#tell(key, undefined)
   }
 
   #advance(version: string): void {
@@ -444,7 +442,7 @@ export class Reflector<T> {
     const version = versionOf(object)
     const key = objectKey(object)
     if (type === 'ADDED' || type === 'MODIFIED') {
-      if (key !== undefined && this.#known.get(key)?.version !== version) {
+      if (key !== undefined && this.#known.get(key) !== version) {
         const decoded = this.#decode(key, version, object)
         if (decoded !== undefined) this.#put(key, version, decoded.record)
       }

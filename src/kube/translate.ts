@@ -62,7 +62,7 @@ export function objectKey(object: unknown): string | undefined {
   const metadata = isJson(object) ? object.metadata : undefined
   if (!isJson(metadata) || typeof metadata.name !== 'string' || metadata.name === '') return undefined
   const { name, namespace } = metadata
-  return typeof namespace === 'string' && namespace !== '' ? intern(flat(namespace, '/', name)) : intern(name)
+  return typeof namespace === 'string' && namespace !== '' ? flat(namespace, '/', name) : name
 }
 
 /** Reads members of one object and reports those of a wrong type. An absent or null member is undefined. */
@@ -315,10 +315,10 @@ export function translateEndpointSlice(
   }
   const annotations = reader.json(metadata.annotations, 'metadata.annotations')
   const trigger = annotations[TRIGGER_ANNOTATION]
-  const namespace = typeof metadata.namespace === 'string' ? `${metadata.namespace}/` : ''
+  const service = typeof metadata.namespace === 'string' ? flat(metadata.namespace, '/', serviceName) : serviceName
   return {
     key,
-    service: intern(flat(namespace, serviceName)),
+    service,
     family,
     ports: readEndpointPorts(reader, object.ports),
     endpoints: readEndpoints(reader, object.endpoints, family, nodeName),

@@ -1,5 +1,6 @@
 import { spawn } from 'node:child_process'
 import { ProxyError } from './errors.ts'
+import { Turn } from './turn.ts'
 
 export interface CommandOptions {
   /** Written to standard input, which is then closed. */
@@ -25,7 +26,7 @@ export function isMissingCommand(error: unknown): boolean {
 }
 
 /** Runs a command to its end. Any exit status is an answer; not starting, a signal or running too long is an error. */
-export function runCommand(
+export async function runCommand(
   command: string,
   args: readonly string[],
   options: CommandOptions = {},
@@ -34,6 +35,8 @@ export function runCommand(
   const shown = [command, ...args].join(' ')
   const fail = (what: string, errno?: string, cause?: unknown) =>
     new ProxyError('COMMAND', `${shown}: ${what}`, { object: shown, operation: 'run', errno }, cause)
+  // Starting a process keeps the event loop for milliseconds: one in each round of it.
+  await new Turn().next()
   return new Promise((resolve, reject) => {
     const child = spawn(command, args, {
       stdio: ['pipe', 'pipe', 'pipe'],

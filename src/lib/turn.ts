@@ -43,3 +43,17 @@ export async function mapInTurns<A, B>(list: readonly A[], make: (one: A) => B |
   }
   return made
 }
+
+const nothing = (): void => {}
+
+/** One at a time, in the order in which they came. */
+export class Queue {
+  /** Ends with the last of them, without its result: that would stay in memory until the next one. */
+  #last: Promise<void> = Promise.resolve()
+
+  run<T>(act: () => Promise<T>): Promise<T> {
+    const result = this.#last.then(act)
+    this.#last = result.then(nothing, nothing)
+    return result
+  }
+}

@@ -130,13 +130,18 @@ function finish(hash: number, factor: number): number {
   return mixed ^ (mixed >>> 13)
 }
 
+/** A buffer for each of many small texts would be one of malloc's, too. */
+const scratch = Buffer.alloc(18)
+
 /** Address and port as text of `width` + 2 characters up to U+00FF: equal destinations have equal ids. */
 export function destinationId(address: string, port: number, width = familyOf(address) === 'IPv4' ? 4 : 16): string {
-  const bytes = Buffer.alloc(width + 2)
-  if (putAddress(bytes, width === 16 && familyOf(address) === 'IPv4' ? 12 : 0, address) < width)
-    bytes.fill(0xff, 10, 12)
-  bytes.writeUInt16BE(port, width)
-  return bytes.toString('latin1')
+  if (putAddress(scratch, width === 16 && familyOf(address) === 'IPv4' ? 12 : 0, address) < width) {
+    scratch.fill(0, 0, 10)
+    scratch.fill(0xff, 10, 12)
+  }
+  scratch[width] = port >>> 8
+  scratch[width + 1] = port & 255
+  return scratch.toString('latin1', 0, width + 2)
 }
 
 /** What an id stands for. */

@@ -1,4 +1,5 @@
 import { ProxyError } from '../lib/errors.ts'
+import { Queue } from '../lib/turn.ts'
 import { Writer } from './attributes.ts'
 import { errno } from './errno.ts'
 import { Fingerprint } from './fingerprint.ts'
@@ -42,6 +43,8 @@ export interface ConnectionOptions {
   readonly traffic?: Traffic
   /** Milliseconds in which the kernel has to say something, once it was asked. */
   readonly timeout?: number
+  /** Milliseconds, for tests. */
+  readonly now?: () => number
 }
 
 /** Called for each refused message of a batch, with the request as the kernel repeats it. */
@@ -53,6 +56,9 @@ const all: IsPart = () => true
 
 /** More unread errors than these would overrun the receive buffer. */
 const maxMessagesPerSend = 256
+const minMessagesPerSend = 8
+/** Milliseconds that one send may keep the event loop: the kernel does the work inside of it. */
+const longestSend = 10
 const maxBytesPerSend = 128 * 1024
 const maxDumpAttempts = 6
 
@@ -73,7 +79,7 @@ class Channel {
   readonly #timeout: number
   #socket: RawSocket | undefined
   #exchange: Exchange | undefined
-  #turn: Promise<unknown> = Promise.resolve()
+  readonly #queue = new Queue()
   #sequence = 0
   #closed = false
 
@@ -85,9 +91,7 @@ class Channel {
 
   /** Runs the action once all earlier ones are through. */
   exclusive<T>(action: () => Promise<T>): Promise<T> {
-    const result = this.#turn.then(action)
-    this.#turn = result.catch(() => {})
-    return result
+    return this.#queue.run(action)
   }
 
   /** Sequence numbers for `count` messages: the first of them. 0 is left to notifications. */
@@ -197,10 +201,14 @@ export class Connection {
   readonly #dumps: Channel
   readonly #writer = new Writer(maxBytesPerSend)
   readonly #traffic: Traffic | undefined
+  readonly #now: () => number
+  /** So many messages make up one send: fewer where the kernel takes long over each. */
+  #perSend = maxMessagesPerSend
 
   constructor(open: OpenSocket, options: ConnectionOptions = {}) {
     const timeout = options.timeout ?? 10_000
     this.#traffic = options.traffic
+    this.#now = options.now ?? (() => performance.now())
     this.#requests = new Channel(open, 'requests', timeout)
     this.#dumps = new Channel(open, 'dumps', timeout)
   }
@@ -301,9 +309,10 @@ export class Connection {
     results: number[],
     onRefusal: OnRefusal | undefined,
   ): Promise<number> {
+    const began = this.#now()
     const writer = this.#writer
     writer.length = 0
-    const most = Math.min(messages.length - from, maxMessagesPerSend)
+    const most = Math.min(messages.length - from, this.#perSend)
     const first = this.#requests.sequences(most)
     let count = 0
     let lastStart = 0
@@ -318,7 +327,7 @@ export class Connection {
     }
     addFlags(writer.buffer, lastStart, flags.ack)
     this.#count(count)
-    await this.#requests.exchange(writer.bytes(), (answer) => {
+    const answered = this.#requests.exchange(writer.bytes(), (answer) => {
       const index = answer.sequence - first
       if (answer.type !== controlTypes.error || index < 0 || index >= count) return false
       const result = readErrno(answer.payload)
@@ -326,7 +335,15 @@ export class Connection {
       if (result !== 0) onRefusal?.(from + index, result, readEcho(answer.payload))
       return index === count - 1
     })
+    this.#fit(count, this.#now() - began)
+    await answered
     return from + count
+  }
+
+  /** Works out how many messages the next send may have. */
+  #fit(count: number, took: number): void {
+    if (took > longestSend) this.#perSend = Math.max(minMessagesPerSend, Math.floor((count * longestSend) / took))
+    else if (took < longestSend / 2 && count === this.#perSend) this.#perSend = Math.min(maxMessagesPerSend, 2 * count)
   }
 
   async #take(channel: Channel, message: Message, extra: number, take: (answer: Received) => void): Promise<DumpEnd> {

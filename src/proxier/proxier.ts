@@ -9,7 +9,7 @@ import type { LocalDetector } from '../model/local-detector.ts'
 import type { SetRole } from '../model/sets.ts'
 import { applyOnce, asError, type LayerOutcome } from '../reconcile/apply.ts'
 import type { Drift, Layer, Owner } from '../reconcile/layer.ts'
-import { ClusterState, type DirtyPort } from './cluster-state.ts'
+import { ClusterState, ownerOf, type DirtyPort } from './cluster-state.ts'
 import type { Contribution, OutFilterDrop } from './contribution.ts'
 import { mergeEndpoints } from './endpoint-choice.ts'
 import type { Ledger } from './ledger.ts'
@@ -166,7 +166,8 @@ export class Proxier {
   }
 
   serviceChanged(key: string, service: ServiceRecord | undefined): void {
-    if (this.#state.setService(key, service)) this.#request()
+    const isOurs = (address: string): boolean => familyOf(address) === this.#options.family
+    if (this.#state.setService(key, service?.clusterIPs.some(isOurs) ? service : undefined)) this.#request()
   }
 
   sliceChanged(key: string, slice: EndpointSliceRecord | undefined): void {
@@ -388,7 +389,13 @@ export class Proxier {
   #urgent(dirty: ReadonlyMap<Owner, DirtyPort>): ReadonlyMap<Owner, DirtyPort> | undefined {
     if (dirty.size < fewPorts) return undefined
     const urgent = new Map<Owner, DirtyPort>()
-    for (const [owner, one] of dirty) if (this.#options.first.has(one.service)) urgent.set(owner, one)
+    for (const service of this.#options.first) {
+      for (const port of this.#state.service(service)?.ports ?? []) {
+        const owner = ownerOf(service, port)
+        const one = dirty.get(owner)
+        if (one !== undefined) urgent.set(owner, one)
+      }
+    }
     return urgent.size === 0 ? undefined : urgent
   }
 
@@ -533,6 +540,8 @@ export class Proxier {
       [...before.nodeAddresses].join() === [...next.nodeAddresses].join()
     if (same) return false
     this.#facts = next
+    // Before the first pass all of them wait to be planned anyway.
+    if (this.#passes === 0) return true
     const services = this.#state.markWhere(affectedBy(before, next))
     this.#options.log.v(2, 'Node facts changed, Services that they matter to are planned again', {
       services,

@@ -62,23 +62,25 @@ export class Daemon {
   readonly started = performance.now()
   readonly #lines: Record<string, unknown>[] = []
   readonly #waiting = new Set<() => void>()
+  #exit: string | undefined
 
   /** `profile`: a folder for a CPU profile. */
   constructor(args: readonly string[], profile?: string) {
-    const program = join(root, 'dist/kube-ipvs-proxy.mjs')
-    const flags = [
-      '--heap-growing-percent=30',
-      '--max-semi-space-size=2',
-      ...(profile ? ['--cpu-prof', `--cpu-prof-dir=${profile}`] : []),
-    ]
-    this.#child = spawn(process.execPath, [...flags, program, ...args], {
+    this.#child = spawn(join(root, 'bin/kube-ipvs-proxy'), args, {
       stdio: ['ignore', 'ignore', 'pipe'],
-      // As the image has it.
-      env: { ...process.env, MALLOC_ARENA_MAX: '1' },
+      env: {
+        ...process.env,
+        NODE_ENV: 'production',
+        ...(profile === undefined ? {} : { NODE_OPTIONS: `--cpu-prof --cpu-prof-dir=${profile}` }),
+      },
     })
     createInterface({ input: this.#child.stderr! }).on('line', (line) => {
       if (!line.startsWith('{')) process.stderr.write(`${line}\n`)
       else this.#lines.push({ ...(JSON.parse(line) as object), at: performance.now() })
+      for (const wake of this.#waiting) wake()
+    })
+    this.#child.on('exit', (code, signal) => {
+      this.#exit = `the daemon ended with ${signal ?? code}`
       for (const wake of this.#waiting) wake()
     })
   }
@@ -91,6 +93,7 @@ export class Daemon {
           String(line.msg).startsWith(message) && Object.entries(fields).every(([key, value]) => line[key] === value),
       )
       if (found !== undefined) return found as Record<string, unknown> & { at: number }
+      if (this.#exit !== undefined) throw new Error(this.#exit)
       await new Promise<void>((wake) => {
         const done = (): void => {
           this.#waiting.delete(done)

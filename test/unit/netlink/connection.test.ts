@@ -15,10 +15,13 @@ const request = (size = 4, type = 0x20): Message => ({
 const requests = (count: number, size = 4): Message[] => Array.from({ length: count }, () => request(size))
 const payloads = (reply: { payloads: readonly Buffer[] }): string[] => reply.payloads.map(String)
 
+/** No send takes long. */
+const standing = { now: () => 0 }
+
 describe('batch', () => {
   it('sends at most 256 messages, the last of each send acknowledged', async () => {
     const kernel = fakeKernel(refusing(() => 0))
-    const connection = new Connection(kernel.open)
+    const connection = new Connection(kernel.open, standing)
     expect(await connection.batch(requests(600))).toEqual(Array.from({ length: 600 }).fill(0))
     expect(kernel.sends.map((send) => send.messages.length)).toEqual([256, 256, 88])
     for (const { messages } of kernel.sends) {
@@ -28,6 +31,26 @@ describe('batch', () => {
     const sequences = kernel.sends.flatMap((send) => send.messages.map((one) => one.sequence))
     expect(new Set(sequences).size).toBe(600)
     expect(kernel.opened).toBe(1)
+  })
+
+  it('sends fewer where the kernel takes long over each, and more again where it does not', async () => {
+    let now = 0
+    let each = 1
+    const kernel = fakeKernel((messages) => {
+      now += messages.length * each
+      return refusing(() => 0)(messages)
+    })
+    const connection = new Connection(kernel.open, { now: () => now })
+    const sizes = async (count: number): Promise<number[]> => {
+      const before = kernel.sends.length
+      await connection.batch(requests(count))
+      return kernel.sends.slice(before).map((send) => send.messages.length)
+    }
+    expect(await sizes(280)).toEqual([256, 10, 10, 4])
+    each = 5
+    expect(await sizes(30)).toEqual([10, 8, 8, 4])
+    each = 0.01
+    expect(await sizes(500)).toEqual([8, 16, 32, 64, 128, 252])
   })
 
   it('sends at most 128 kB, but one message in any case', async () => {
@@ -41,7 +64,7 @@ describe('batch', () => {
   it('gives each refusal to its message', async () => {
     const kernel = fakeKernel(refusing((one) => (one.sequence % 100 === 0 ? 17 : one.sequence === 300 ? 2 : 0)))
     const refused: [number, number][] = []
-    const results = await new Connection(kernel.open).batch(requests(300), (index, errno) =>
+    const results = await new Connection(kernel.open, standing).batch(requests(300), (index, errno) =>
       refused.push([index, errno]),
     )
     expect(results.flatMap((errno, index) => (errno === 0 ? [] : [[index, errno]]))).toEqual([
@@ -60,7 +83,7 @@ describe('batch', () => {
 
   it('waits for the one before', async () => {
     const kernel = fakeKernel(refusing(() => 0))
-    const connection = new Connection(kernel.open)
+    const connection = new Connection(kernel.open, standing)
     await Promise.all([connection.batch(requests(300)), connection.batch(requests(10)), connection.request(request())])
     expect(kernel.sends.map((send) => send.messages.length)).toEqual([256, 44, 10, 1])
   })
