@@ -1,4 +1,5 @@
 import { ProxyError, type KernelError } from '../lib/errors.ts'
+import { Turn } from '../lib/turn.ts'
 import type { SetType } from '../model/sets.ts'
 import { attributes, nested, nestedList, net16, net32, text, u32, u8, type Writer } from '../netlink/attributes.ts'
 import type { Message } from '../netlink/connection.ts'
@@ -215,28 +216,41 @@ export function failedLine(echo: Buffer): number {
 const commandAttributesHead = attributes('ipset command', { ...head, line: [9, u32] })
 
 /** One set out of the payloads of its listing; `toText` prints an entry. */
-export function decodeSet(
+export async function decodeSet(
   payloads: readonly Buffer[],
   toText: (type: SetType, entry: EntryAttributes) => string,
-): ObservedSet | undefined {
-  const parts = payloads.map(decodeCommand)
-  const header = parts.find((part) => part.typeName !== undefined)
+): Promise<ObservedSet | undefined> {
+  const turn = new Turn(1)
+  const entries: string[] = []
+  let header: CommandAttributes | undefined
+  for (const payload of payloads) {
+    if (turn.isOver) await turn.next()
+    const part = decodeCommand(payload)
+    // Comes with the first part (ip_set_dump_do).
+    if (part.typeName !== undefined) header ??= part
+    const type = setType(header?.typeName)
+    if (type !== undefined) for (const entry of part.entries ?? []) entries.push(toText(type, entry))
+  }
   if (header?.setName === undefined || header.typeName === undefined) return undefined
-  // A foreign set may have a type that we never make: its name is passed on, its entries are not ours to read.
-  // oxlint-disable-next-line typescript/no-unsafe-type-assertion -- see above
-  const type = header.typeName as SetType
-  const known = knownRevisions.has(type)
   return {
     spec: {
       name: header.setName,
-      type,
+      // A foreign set may have a type that we never make: its name is passed on, its entries are not ours to read.
+      // oxlint-disable-next-line typescript/no-unsafe-type-assertion -- see above
+      type: header.typeName as SetType,
       family: header.family === families.IPv6 ? 'IPv6' : 'IPv4',
       hashsize: header.data?.hashsize ?? 0,
       maxelem: header.data?.maxelem ?? 0,
     },
-    entries: known ? parts.flatMap((part) => (part.entries ?? []).map((entry) => toText(type, entry))) : [],
+    entries,
     references: header.data?.references ?? 0,
   }
+}
+
+/** One of the types that we make. */
+function setType(name: string | undefined): SetType | undefined {
+  for (const type of knownRevisions.keys()) if (type === name) return type
+  return undefined
 }
 
 /** The newest revision of each type whose options we know; a kernel may have less. */

@@ -251,10 +251,10 @@ export class KernelIpvs implements Ipvs {
     await this.#readProcTogether(family, survey)
     survey.end()
     this.#ticksPerSecond = survey.ticksPerSecond
-    const missing = [...known.values()].filter(({ server }) => !survey.seen.has(serverKey(server)))
+    const missing = await mapInTurns(known, ([key, { server }]) => (survey.seen.has(key) ? undefined : server))
     // What the file says is only a suspicion: it leaves servers out while others come and go, here or in another
     // network namespace.
-    const suspects = [...survey.suspects, ...missing.map(({ server }) => server)]
+    const suspects = [...survey.suspects, ...missing]
     if (suspects.length > mostSuspects) return differences(family, await this.#listFamily(family), known)
     const found: ObservedServer[] = []
     const gone: string[] = []

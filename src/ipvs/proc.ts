@@ -51,8 +51,9 @@ export class ProcParser {
     activeConnections: 0,
     inactiveConnections: 0,
   }
-  /** The beginning of a line whose end has not come yet. */
-  #rest: Buffer = Buffer.alloc(0)
+  /** What has come and is not read yet, at its beginning. */
+  #bytes = Buffer.allocUnsafe(16_384)
+  #length = 0
   #inServer = false
   #at = 0
 
@@ -62,14 +63,23 @@ export class ProcParser {
 
   /** The chunk may be overwritten afterwards. */
   push(chunk: Buffer): void {
-    const bytes = this.#rest.length === 0 ? chunk : Buffer.concat([this.#rest, chunk])
-    const end = bytes.lastIndexOf(NEWLINE) + 1
+    const length = this.#length + chunk.length
+    if (length > this.#bytes.length) {
+      const larger = Buffer.allocUnsafe(2 * length)
+      this.#bytes.copy(larger, 0, 0, this.#length)
+      this.#bytes = larger
+    }
+    const bytes = this.#bytes
+    chunk.copy(bytes, this.#length)
+    const end = bytes.subarray(0, length).lastIndexOf(NEWLINE) + 1
     this.#at = 0
     while (this.#at < end) {
       if (bytes[this.#at] === SPACE && bytes[this.#at + 2] === MINUS) this.#readDestination(bytes)
       else this.#readServer(bytes)
     }
-    this.#rest = Buffer.from(bytes.subarray(end))
+    // The beginning of a line whose end has not come yet.
+    bytes.copyWithin(0, end, length)
+    this.#length = length - end
   }
 
   #readServer(bytes: Buffer): void {

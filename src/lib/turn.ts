@@ -1,7 +1,7 @@
 /** So long one piece of work may keep the event loop to itself, in milliseconds. */
 const longest = 6
-/** The clock is looked at once in so many questions: it costs as much as a small piece of work. */
-const questionsPerLook = 4
+/** The clock is looked at once in so many questions where the pieces of work are small: it costs as much as one. */
+const ofSmallPieces = 4
 
 /** Those who wait for their next turn: one for each round of the event loop, or the pieces of all would add up. */
 const waiting: (() => void)[] = []
@@ -14,11 +14,16 @@ function callNext(): void {
 
 /** Long work that lets others have their turn: `if (turn.isOver) await turn.next()`. */
 export class Turn {
+  readonly #questionsPerLook: number
   #began = performance.now()
   #questions = 0
 
+  constructor(questionsPerLook = ofSmallPieces) {
+    this.#questionsPerLook = questionsPerLook
+  }
+
   get isOver(): boolean {
-    if (++this.#questions % questionsPerLook !== 0) return false
+    if (++this.#questions % this.#questionsPerLook !== 0) return false
     return performance.now() - this.#began >= longest
   }
 
@@ -33,7 +38,7 @@ export class Turn {
 }
 
 /** What each becomes, in turns with others; what becomes nothing is left out. */
-export async function mapInTurns<A, B>(list: readonly A[], make: (one: A) => B | undefined): Promise<B[]> {
+export async function mapInTurns<A, B>(list: Iterable<A>, make: (one: A) => B | undefined): Promise<B[]> {
   const turn = new Turn()
   const made: B[] = []
   for (const one of list) {

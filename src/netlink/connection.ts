@@ -1,5 +1,5 @@
 import { ProxyError } from '../lib/errors.ts'
-import { Queue } from '../lib/turn.ts'
+import { Queue, Turn } from '../lib/turn.ts'
 import { Writer } from './attributes.ts'
 import { errno } from './errno.ts'
 import { Fingerprint } from './fingerprint.ts'
@@ -225,8 +225,13 @@ export class Connection {
   batch(messages: readonly Message[], onRefusal?: OnRefusal): Promise<number[]> {
     return this.#requests.exclusive(async () => {
       const results = Array.from<number>({ length: messages.length }).fill(0)
+      // The kernel answers at once: without turns one send would follow the other in the same round of the event loop.
+      const turn = new Turn(1)
       let next = 0
-      while (next < messages.length) next = await this.#sendSome(messages, next, results, onRefusal)
+      while (next < messages.length) {
+        if (turn.isOver) await turn.next()
+        next = await this.#sendSome(messages, next, results, onRefusal)
+      }
       return results
     })
   }

@@ -2,8 +2,10 @@ import { spawn, type ChildProcess } from 'node:child_process'
 import { once } from 'node:events'
 import { readFileSync } from 'node:fs'
 import http from 'node:http'
+import { setPriority } from 'node:os'
 import { join, resolve } from 'node:path'
 import { createInterface } from 'node:readline'
+import { setTimeout as sleep } from 'node:timers/promises'
 
 export const root = resolve(import.meta.dirname, '../..')
 
@@ -37,6 +39,8 @@ export class ApiServer {
     const child = spawn(process.execPath, [script, '--port', '6443', '--objects', objects], {
       stdio: ['ignore', 'pipe', 'inherit'],
     })
+    // It would be on another machine: the daemon shall not have to wait for its turn.
+    setPriority(child.pid!, 10)
     const [line] = (await once(createInterface({ input: child.stdout }), 'line')) as [string]
     return new ApiServer(child, line)
   }
@@ -134,6 +138,19 @@ export class Daemon {
     const status = readFileSync(`/proc/${this.#child.pid}/status`, 'utf8')
     const megabytes = (name: string): number => Number(new RegExp(`^${name}:\\s+(\\d+)`, 'm').exec(status)![1]) / 1024
     return { now: megabytes('VmRSS'), peak: megabytes('VmHWM') }
+  }
+
+  /** Resolves when the daemon answers. */
+  async answers(): Promise<void> {
+    while (this.#exit === undefined) {
+      try {
+        await ask('http://127.0.0.1:10256/livez')
+        return
+      } catch {
+        await sleep(20)
+      }
+    }
+    throw new Error(this.#exit)
   }
 
   async metrics(): Promise<string> {

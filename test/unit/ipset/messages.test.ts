@@ -49,11 +49,11 @@ sets.push(['bm', spec('bm', 'bitmap:port', 'IPv4'), 3, ['30080', '30081']])
 describe('messages', () => {
   it.each(sets)(
     '%s is created, filled and listed in the bytes that the kernel knows',
-    (name, set, revision, entries) => {
+    async (name, set, revision, entries) => {
       expect(hex(messages.createMessage(set, revision))).toBe(kernel.creates[name])
       const attributes = entries.map((entry) => parseEntry(set, entry)!)
       expect(hex(messages.changeEntriesMessage('add', set, attributes))).toBe(kernel.adds[name])
-      const found = messages.decodeSet([bytes(kernel.listings[name])], entryText)
+      const found = await messages.decodeSet([bytes(kernel.listings[name])], entryText)
       expect(found?.entries.toSorted()).toEqual(entries.toSorted())
       const sizes = set.type === 'bitmap:port' ? { hashsize: 0, maxelem: 0 } : {}
       expect(found?.spec).toEqual({ ...set, ...sizes })
