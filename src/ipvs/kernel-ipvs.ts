@@ -76,7 +76,10 @@ const frequencies = [100, 250, 300, 1000]
 
 /** Goes through the proc file and notes servers that may not be as known. */
 class Survey implements ProcVisitor {
-  readonly seen = new Set<string>()
+  /** How many of the known servers the file has. */
+  seenCount = 0
+  /** Which ones, where they are to be gathered. */
+  readonly seen: Set<string> | undefined
   readonly suspects: ServerId[] = []
   ticksPerSecond: number | undefined
   readonly #family: Family
@@ -85,7 +88,13 @@ class Survey implements ProcVisitor {
   #current: { readonly id: ServerId; readonly former: KnownServer | undefined; readonly same: boolean } | undefined
   #count = 0
 
-  constructor(family: Family, known: ReadonlyMap<string, KnownServer>, ticksPerSecond: number | undefined) {
+  constructor(
+    family: Family,
+    known: ReadonlyMap<string, KnownServer>,
+    ticksPerSecond: number | undefined,
+    seen?: Set<string>,
+  ) {
+    this.seen = seen
     this.#family = family
     this.#known = known
     this.ticksPerSecond = ticksPerSecond
@@ -95,8 +104,9 @@ class Survey implements ProcVisitor {
     this.end()
     if (id.family !== this.#family) return
     const key = serverKey(id)
-    this.seen.add(key)
     const former = this.#known.get(key)
+    if (former !== undefined) this.seenCount++
+    this.seen?.add(key)
     const same = former !== undefined && !onePacket && this.#isSame(former, scheduler, ticks)
     this.#current = { id, former, same }
   }
@@ -247,11 +257,12 @@ export class KernelIpvs implements Ipvs {
 
   async compare(family: Family, known: ReadonlyMap<string, KnownServer>): Promise<IpvsDifferences> {
     if (known.size < manyServers) return differences(family, await this.#listFamily(family), known)
-    const survey = new Survey(family, known, this.#ticksPerSecond)
-    await this.#readProcTogether(family, survey)
-    survey.end()
-    this.#ticksPerSecond = survey.ticksPerSecond
-    const missing = await mapInTurns(known, ([key, { server }]) => (survey.seen.has(key) ? undefined : server))
+    let survey = await this.#survey(family, known)
+    // Gathering ten thousand names in each look would fill the memory for nothing.
+    if (survey.seenCount < known.size) survey = await this.#survey(family, known, new Set())
+    const { seen } = survey
+    const missing =
+      seen === undefined ? [] : await mapInTurns(known, ([key, { server }]) => (seen.has(key) ? undefined : server))
     // What the file says is only a suspicion: it leaves servers out while others come and go, here or in another
     // network namespace.
     const suspects = [...survey.suspects, ...missing]
@@ -272,6 +283,14 @@ export class KernelIpvs implements Ipvs {
         .map((key) => [key, known.get(key)!]),
     )
     return { found: (await differences(family, found, looked)).found, missing: gone.filter(isKnown) }
+  }
+
+  async #survey(family: Family, known: ReadonlyMap<string, KnownServer>, seen?: Set<string>): Promise<Survey> {
+    const survey = new Survey(family, known, this.#ticksPerSecond, seen)
+    await this.#readProcTogether(family, survey)
+    survey.end()
+    this.#ticksPerSecond = survey.ticksPerSecond
+    return survey
   }
 
   /** One server as it stands, undefined where it does not. */
