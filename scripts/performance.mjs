@@ -21,7 +21,7 @@ function table(scenario) {
   if (rows.length === 0) return []
   const keys = Object.keys(rows[0].medians)
   return [
-    `### ${scenario}, medians of ${rows[0].runs}`,
+    `### ${scenario}, ${rows[0].runs === 1 ? 'one run each' : `medians of ${rows[0].runs}`}`,
     '',
     `| Services × endpoints | ${rows.map(label).join(' | ')} |`,
     `| --- | ${rows.map(() => '---').join(' | ')} |`,

@@ -157,6 +157,10 @@ export class KernelIpvs implements Ipvs {
   readonly #queue = new Queue()
   /** A reading of the proc file that has not begun: others may join it. */
   #joinable: { readonly visitors: Map<Family, ProcVisitor>; readonly done: Promise<void> } | undefined
+  /** Families of which all servers have been listed once. */
+  readonly #listed = new Set<Family>()
+  /** About so many servers there are, of both families. */
+  #serverCount = 0
   /** Of the kernel's clock that persistence timeouts are shown in; undefined until known. */
   #ticksPerSecond: number | undefined
 
@@ -209,6 +213,7 @@ export class KernelIpvs implements Ipvs {
       const results = await this.#connection.batch(changeMessages(family, part))
       for (const [index, change] of part.entries()) {
         const result = results[index] ?? 0
+        if (result === 0) this.#serverCount += change.kind === 'newServer' ? 1 : change.kind === 'deleteServer' ? -1 : 0
         answers.push(result === 0 ? undefined : changeError(change, result))
       }
     }
@@ -228,7 +233,9 @@ export class KernelIpvs implements Ipvs {
 
   /** `family`: of one only. */
   async #listAll(family?: Family): Promise<readonly ObservedServer[]> {
-    const servers = (await this.#listServers()).filter((one) => family === undefined || one.family === family)
+    const both = await this.#listServers()
+    this.#serverCount = both.length
+    const servers = family === undefined ? both : both.filter((one) => one.family === family)
     // With virtual servers in other network namespaces the file leaves some of ours out, each with its destinations
     // (Linux 6.1: after a page it goes on at a place counted over all namespaces). Those are asked for one by one.
     const byServer = servers.length >= manyServers ? await this.#parseProc(family) : undefined
@@ -256,7 +263,12 @@ export class KernelIpvs implements Ipvs {
   }
 
   async compare(family: Family, known: ReadonlyMap<string, KnownServer>): Promise<IpvsDifferences> {
-    if (known.size < manyServers) return differences(family, await this.#listFamily(family), known)
+    // The first time nothing may be missed; afterwards a list of many servers would keep the writes waiting.
+    if (!this.#listed.has(family) || this.#serverCount < manyServers) {
+      const all = await this.#listFamily(family)
+      this.#listed.add(family)
+      return differences(family, all, known)
+    }
     let survey = await this.#survey(family, known)
     // Gathering ten thousand names in each look would fill the memory for nothing.
     if (survey.seenCount < known.size) survey = await this.#survey(family, known, new Set())

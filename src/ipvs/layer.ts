@@ -71,7 +71,7 @@ export class IpvsLayer implements Layer {
   want(key: string, want: KnownServer): void {
     this.#desired.set(key, want)
     const now = this.#present.get(key)
-    if (now?.elsewhere) this.#present.set(key, { ...now, elsewhere: false })
+    if (now !== undefined) this.#present.set(key, this.#shared(key, now.server, now.destinations, false))
     this.#foundAtStart.delete(key)
     this.#pending.add(key)
   }

@@ -290,7 +290,7 @@ export class Connection {
 
   /**
    * One dump whose payloads are handed over as they come, for tables too large to hold. A payload is a view of a
-   * receive buffer: what is kept of it keeps up to 32 kB alive. Not started over: the caller has seen the entries.
+   * receive buffer: what is kept of it keeps all of it alive. Not started over: the caller has seen the entries.
    */
   stream(message: Message, take: (payload: Buffer) => void): Promise<DumpEnd> {
     return this.#dumps.exclusive(() => this.#take(this.#dumps, message, flags.dump, (answer) => take(answer.payload)))

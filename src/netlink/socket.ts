@@ -17,7 +17,7 @@ export interface RawSocket {
   close(): void
 }
 
-/** Requests are answered in small datagrams of any size, dumps in ones of up to 32 kB: two ways to receive. */
+/** Requests are answered in small datagrams of any size, dumps in ones that fill the buffer: two ways to receive. */
 export type SocketPurpose = 'requests' | 'dumps'
 
 export type OpenSocket = (purpose: SocketPurpose, handlers: SocketHandlers) => RawSocket
@@ -25,11 +25,14 @@ export type OpenSocket = (purpose: SocketPurpose, handlers: SocketHandlers) => R
 /** The largest that needs no right; the kernel doubles it. An overrun would abort the process. */
 const bufferSize = 212992
 
+/** The socket reads 32 datagrams in a row, in which nothing else has its turn. */
+const dumpBufferSize = 16_384
+
 /** Opens sockets of a NETLINK_* protocol in the process's network namespace. */
 export function openRawSocket(protocol: number): OpenSocket {
   return (purpose, handlers) => {
     const buffers = { recvBufferSize: bufferSize, sendBufferSize: bufferSize }
-    const reading = purpose === 'dumps' ? { messagePeeking: false, msgBufferSize: 32768 } : {}
+    const reading = purpose === 'dumps' ? { messagePeeking: false, msgBufferSize: dumpBufferSize } : {}
     let socket: RawNetlinkSocket
     try {
       socket = new RawNetlinkSocket(protocol, { ...buffers, ...reading })

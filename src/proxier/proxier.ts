@@ -135,6 +135,7 @@ export class Proxier {
   readonly #clashes = new Map<Owner, readonly string[]>()
   #addressesStale = true
   #passes = 0
+  #readAheadAt = Number.NEGATIVE_INFINITY
   #triggerTimes: number[] = []
   readonly #began: number
   #node: NodeRecord | undefined
@@ -224,10 +225,22 @@ export class Proxier {
       if (signal.aborted) resolve()
       else signal.addEventListener('abort', () => resolve(), { once: true })
     })
-    await Promise.race([this.#start.promise, stopped])
+    await Promise.race([Promise.all([this.#start.promise, this.#readAhead()]), stopped])
     if (signal.aborted) return
     await this.#pacer.loop(signal)
     await this.#check
+  }
+
+  /** What stands in the kernel is read while the cluster's objects are on their way. */
+  async #readAhead(): Promise<void> {
+    this.#readAheadAt = this.#options.clock.now()
+    this.#wantRules()
+    const read = async (layer: Layer): Promise<void> => {
+      await layer.resync()
+      this.#unread.delete(layer.name)
+    }
+    // Those that failed are read by the first pass, which tells why.
+    await Promise.allSettled(this.#parts.layers.map(read))
   }
 
   #request(): void {
@@ -281,6 +294,9 @@ export class Proxier {
     this.#checkedSince = undefined
     const unread = new Map<string, Error>()
     this.#wantRules()
+    // The objects were long on their way: others may have written meanwhile.
+    const isStale = this.#passes === 0 && started - this.#readAheadAt > this.#options.syncPeriod
+    if (isStale) for (const { name } of layers) this.#unread.add(name)
     await this.#readBack(unread)
     if (this.#addressesStale || !this.#nodeAddressesRead) await this.#readNodeAddresses(unread)
 

@@ -41,6 +41,45 @@ describe('while something fails it tries again at intervals, not without a pause
   })
 })
 
+describe('what stands at the start', () => {
+  const told = (): void => {
+    rig.proxier.serviceChanged('default/web', service())
+    rig.proxier.sliceChanged('default/web-1', slice([endpoint('10.1.0.1')]))
+    rig.proxier.synced('services')
+    rig.proxier.synced('endpointslices')
+  }
+  const readings = (): number => rig.ipvs.calls.filter((call) => call.startsWith('listAll')).length
+  const pause = (): Promise<unknown> => new Promise((wake) => setTimeout(wake, 100))
+
+  test.each([
+    ['is read once, while the objects are on their way', 3_600_000, 1],
+    ['is read again where they were longer on their way than a period', 50, 2],
+  ])('%s', async (_name, syncPeriod, times) => {
+    await synced()
+    await rig.stop()
+    rig.ipvs.calls.length = 0
+    rig = new Rig({ syncPeriod }, rig)
+    rig.start()
+    await pause()
+    expect(readings()).toBe(1)
+    if (times > 1) await rig.ipvs.apply([{ kind: 'deleteServer', server: (await rig.ipvs.listServers())[0]! }])
+    told()
+    expect(await rig.next()).toMatchObject({ well: true })
+    expect(readings()).toBe(times)
+    expect(rig.ipvs.dump()).toContain('-a -t 10.96.0.10:80 -r 10.1.0.1:8080')
+  })
+
+  test('is read by the first pass where it could not be read ahead', async () => {
+    rig.ipvs.fault = (call) => (call === 'listAll' ? new Error('the netlink socket failed') : undefined)
+    rig.start()
+    await pause()
+    rig.ipvs.fault = () => undefined
+    told()
+    expect(await rig.next()).toMatchObject({ well: true, failures: [] })
+    expect(rig.ipvs.dump()).toContain('-a -t 10.96.0.10:80 -r 10.1.0.1:8080')
+  })
+})
+
 describe('one pass', () => {
   test.each(['services', 'endpointslices'] as const)('writes nothing while only %s are known', async (kind) => {
     rig.proxier.serviceChanged('default/web', service())
