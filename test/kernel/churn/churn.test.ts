@@ -16,7 +16,16 @@ beforeAll(() => {
 })
 afterAll(() => namespace.destroy())
 
-test('rounds of churn with faults: the kernel is as a plan from scratch says', async () => {
+/** A check of V8's own that fails now and then under emulation, never on a machine: it says nothing of the proxy. */
+const emulatorFault = 'Check failed: it->second.Size() > offset'
+
+interface Ending {
+  readonly status: unknown
+  readonly output: string
+  readonly trouble: string
+}
+
+async function campaign(): Promise<Ending> {
   const env = {
     ...process.env,
     CHURN_SEED: String(seed),
@@ -26,8 +35,18 @@ test('rounds of churn with faults: the kernel is as a plan from scratch says', a
   const child = namespace.spawn(process.execPath, [join(import.meta.dirname, 'main.ts')], env)
   const ended = once(child, 'exit')
   const [output, trouble] = await Promise.all([text(child.stdout!), text(child.stderr!)])
-  expect(await ended, trouble).toEqual([0, null])
-  const result = JSON.parse(output) as CampaignResult
-  console.log(output.trim())
+  return { status: await ended, output, trouble }
+}
+
+test('rounds of churn with faults: the kernel is as a plan from scratch says', async () => {
+  let ending = await campaign()
+  if (ending.trouble.includes(emulatorFault)) {
+    namespace.destroy()
+    namespace = new Namespace('churn')
+    ending = await campaign()
+  }
+  expect(ending.status, ending.trouble).toEqual([0, null])
+  const result = JSON.parse(ending.output) as CampaignResult
+  console.log(ending.output.trim())
   expect(result.rounds).toBeGreaterThanOrEqual(10)
 })
