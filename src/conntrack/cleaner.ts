@@ -1,5 +1,6 @@
 import { familyOf, type Family } from '../model/address.ts'
 import type { Log } from '../lib/log.ts'
+import { Queue } from '../lib/turn.ts'
 import { flowText, replyKey, type Flows, type UdpFlow } from './flows.ts'
 
 export interface FlowCleanerOptions {
@@ -41,7 +42,7 @@ interface Port {
 export class FlowCleaner {
   readonly #options: FlowCleanerOptions
   readonly #pending = new Map<string, Touch>()
-  #turn: Promise<unknown> = Promise.resolve()
+  readonly #queue = new Queue()
 
   constructor(options: FlowCleanerOptions) {
     this.#options = options
@@ -68,9 +69,7 @@ export class FlowCleaner {
 
   /** Goes once through the table, whatever the number of touches; with nothing pending, not at all. Never throws. */
   run(): Promise<CleaningReport> {
-    const result = this.#turn.then(() => this.#clean())
-    this.#turn = result
-    return result
+    return this.#queue.run(() => this.#clean())
   }
 
   async #clean(): Promise<CleaningReport> {

@@ -1,6 +1,6 @@
 import { KernelError, ProxyError } from '../lib/errors.ts'
 import type { Log } from '../lib/log.ts'
-import { Turn } from '../lib/turn.ts'
+import { mapInTurns } from '../lib/turn.ts'
 import { cidrContains, isIPv6LinkLocal, type Cidr, type Family } from '../model/address.ts'
 import { isHeld, Refusals } from '../reconcile/apply.ts'
 import { DeltaSet } from '../reconcile/delta-set.ts'
@@ -106,12 +106,9 @@ export class DummyLayer implements Layer {
       applied++
     }
     const refusals = new Refusals()
-    const all: string[] = []
-    const turn = new Turn()
-    for (const address of this.#addresses.additions()) {
-      if (turn.isOver) await turn.next()
-      if (!isHeld(this.#options.ownersOf(address), held)) all.push(address)
-    }
+    const all = await mapInTurns(this.#addresses.additions(), (address) =>
+      isHeld(this.#options.ownersOf(address), held) ? undefined : address,
+    )
     for (let from = 0; from < all.length; from += addressesPerPart) {
       const additions = all.slice(from, from + addressesPerPart)
       applied += await this.#guard.write(async () => {

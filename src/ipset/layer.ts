@@ -1,6 +1,6 @@
 import { describeError, KernelError, ProxyError } from '../lib/errors.ts'
 import type { Log } from '../lib/log.ts'
-import { Turn } from '../lib/turn.ts'
+import { mapInTurns, Turn } from '../lib/turn.ts'
 import type { Family } from '../model/address.ts'
 import type { SetRole } from '../model/sets.ts'
 import { asError, isHeld, Refusals } from '../reconcile/apply.ts'
@@ -170,11 +170,9 @@ export class IpsetLayer implements Layer {
           continue
         }
       }
-      const additions: string[] = []
-      for (const entry of entries.additions()) {
-        if (turn.isOver) await turn.next()
-        if (!isHeld(this.#options.ownersOf(role, entry), held)) additions.push(entry)
-      }
+      const additions = await mapInTurns(entries.additions(), (entry) =>
+        isHeld(this.#options.ownersOf(role, entry), held) ? undefined : entry,
+      )
       if (additions.length === 0) continue
       applied += await state.guard.write(async () => {
         const refused = await this.#put(state, additions)

@@ -107,8 +107,4 @@ export class ClusterState {
   get pendingSlices(): number {
     return this.#dirtySlices.size
   }
-
-  get serviceCount(): number {
-    return this.#services.size
-  }
 }

@@ -483,9 +483,7 @@ export class Proxier {
 
   /** The local endpoints that a load balancer's health check asks for: distinct addresses, ready ones only. */
   #noteServiceHealth(key: string): void {
-    const service = this.#state.service(key)
-    const { family } = this.#options
-    const port = service?.clusterIPs.some((address) => familyOf(address) === family) ? service.healthCheckNodePort : 0
+    const port = this.#state.service(key)?.healthCheckNodePort ?? 0
     if (port === 0) {
       this.#parts.serviceHealth.set(key, undefined)
       return
