@@ -25,8 +25,8 @@ export interface Dummy {
   links(): Promise<readonly Link[]>
   /** All addresses of all links, or of some. */
   addresses(filter?: AddressFilter): Promise<readonly InterfaceAddress[]>
-  /** A short text that is the same as long as these addresses are. */
-  fingerprint(filter: AddressFilter): Promise<string>
+  /** Sum of these addresses' hashes: see `addressHash`. */
+  digest(filter: AddressFilter): Promise<number>
   /** Makes a dummy link, left down; EEXIST is an error here. */
   createDevice(name: string): Promise<void>
   deleteDevice(name: string): Promise<void>

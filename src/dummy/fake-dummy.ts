@@ -1,8 +1,9 @@
+import { withHash } from '../lib/digest.ts'
 import { KernelError } from '../lib/errors.ts'
 import { familyOf } from '../model/address.ts'
 import { errno } from '../netlink/errno.ts'
 import type { AddressFilter, Dummy, InterfaceAddress, Link } from './dummy.ts'
-import { bindError, createDeviceError } from './messages.ts'
+import { addressHash, bindError, createDeviceError } from './messages.ts'
 
 /**
  * Says what goes wrong: called with the operation ("bind", "links", …) and its object. For one address a KernelError
@@ -32,9 +33,12 @@ export class FakeDummy implements Dummy {
     return this.#select(filter)
   }
 
-  async fingerprint(filter: AddressFilter): Promise<string> {
-    this.#calledOrThrow('addresses', '')
-    return JSON.stringify(this.#select(filter))
+  async digest(filter: AddressFilter): Promise<number> {
+    this.#calledOrThrow('digest', '')
+    return this.#select(filter).reduce(
+      (sum, { address, prefix }) => withHash(sum, addressHash(`${address}/${prefix}`)),
+      0,
+    )
   }
 
   #select(filter?: AddressFilter): readonly InterfaceAddress[] {

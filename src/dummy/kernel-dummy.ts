@@ -1,5 +1,6 @@
+import { withHash } from '../lib/digest.ts'
 import type { KernelError } from '../lib/errors.ts'
-import { mapInTurns } from '../lib/turn.ts'
+import { mapInTurns, PatientTurn } from '../lib/turn.ts'
 import { Connection, type IsPart, type Message } from '../netlink/connection.ts'
 import { errno, kernelError } from '../netlink/errno.ts'
 import { protocols } from '../netlink/header.ts'
@@ -14,6 +15,7 @@ import {
   decodeLink,
   deleteDeviceError,
   deleteDeviceMessage,
+  hashOfMessage,
   isGone,
   listAddressesMessage,
   listLinksMessage,
@@ -39,17 +41,21 @@ export class KernelDummy implements Dummy {
   }
 
   async addresses(filter?: AddressFilter): Promise<readonly InterfaceAddress[]> {
-    const payloads = await this.#dump(listAddressesMessage(filter?.family), 'addresses', partOf(filter))
-    return mapInTurns(payloads, decodeInterfaceAddress)
+    const payloads = await this.#dump(listAddressesMessage(filter?.family), 'addresses', filter && partOf(filter))
+    return mapInTurns(payloads, decodeInterfaceAddress, new PatientTurn())
   }
 
-  async fingerprint(filter: AddressFilter): Promise<string> {
-    const { errno: result, text } = await this.#connection.fingerprint(
-      listAddressesMessage(filter.family),
-      partOf(filter),
-    )
+  async digest(filter: AddressFilter): Promise<number> {
+    let sum = 0
+    const isPart = partOf(filter)
+    const result = await this.#connection.scan(listAddressesMessage(filter.family), () => {
+      sum = 0
+      return (answer) => {
+        if (isPart(answer)) sum = withHash(sum, hashOfMessage(answer))
+      }
+    })
     if (result !== 0) throw kernelError(result, 'list', 'addresses')
-    return text
+    return sum
   }
 
   async createDevice(name: string): Promise<void> {
@@ -98,6 +104,6 @@ export class KernelDummy implements Dummy {
 }
 
 /** Told by the message's head alone: those of a device with ten thousand addresses need not be decoded. */
-function partOf(filter: AddressFilter | undefined): IsPart | undefined {
-  return filter && (({ datagram, start, end }) => filter.isOn(addressLink(datagram, start, end)))
+function partOf(filter: AddressFilter): IsPart {
+  return ({ datagram, start, end }) => filter.isOn(addressLink(datagram, start, end))
 }

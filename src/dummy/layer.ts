@@ -1,3 +1,4 @@
+import { withHash } from '../lib/digest.ts'
 import { KernelError, ProxyError } from '../lib/errors.ts'
 import type { Log } from '../lib/log.ts'
 import { mapInTurns } from '../lib/turn.ts'
@@ -7,6 +8,7 @@ import { DeltaSet } from '../reconcile/delta-set.ts'
 import type { Drift, Layer, Outcome, Owner } from '../reconcile/layer.ts'
 import { WriteGuard } from '../reconcile/write-guard.ts'
 import type { Dummy, InterfaceAddress } from './dummy.ts'
+import { addressHash } from './messages.ts'
 
 export const deviceName = 'kube-ipvs0'
 
@@ -32,13 +34,13 @@ export class DummyLayer implements Layer {
   readonly name = 'dummy'
   readonly needs: readonly string[] = ['ipset', 'iptables', 'ipvs']
   readonly #options: DummyLayerOptions
-  readonly #addresses = new DeltaSet()
+  readonly #addresses = new DeltaSet(addressHash)
   readonly #ownBound = new Set<string>()
   #index: number | undefined
   #adopted = false
   readonly #guard = new WriteGuard()
-  /** Fingerprint of the addresses when they were last read, and the guard's mark then. */
-  #lastRead = { fingerprint: '', mark: -1 }
+  /** Sum of the hashes of addresses that are left to others; undefined before they were read. */
+  #othersSum: number | undefined
 
   constructor(options: DummyLayerOptions) {
     this.#options = options
@@ -59,10 +61,10 @@ export class DummyLayer implements Layer {
     }
     const former = this.#index
     const hadDevice = former !== undefined
-    const read = await this.#guard.quietly((mark) => this.#read(mark))
+    const read = await this.#guard.quietly(() => this.#read())
     if (read === undefined || !this.#guard.isAt(read.mark)) return []
     const { mark } = read
-    const { found, fingerprint, index } = read.found
+    const { found, index } = read.found
     this.#index = index
     if (this.#index === undefined) {
       // Its addresses went with it: one thing happened, one line says so.
@@ -73,23 +75,20 @@ export class DummyLayer implements Layer {
     }
     const replaced = hadDevice && former !== this.#index
     if (replaced && this.#options.speaksForDevice) report('device', deviceName, 'changed')
-    // Nobody has touched them since they were last read.
-    if (found === undefined) return drifts
-    this.#lastRead = { fingerprint, mark }
+    if (found === 'as known') return drifts
     const now = new Set<string>()
+    let othersSum = 0
     for (const { family, address, prefix } of found) {
-      if (isIPv6LinkLocal(address)) continue
       // With another prefix it is not the address that we bind, and the kernel removes it by that prefix only.
       const key = prefix === (family === 'IPv4' ? 32 : 128) ? address : `${address}/${prefix}`
       const kept = !this.#addresses.isWanted(key) && !this.#ownBound.has(key) && this.#isExcluded(address)
-      if (!kept) now.add(key)
+      if (kept || isIPv6LinkLocal(address)) othersSum = withHash(othersSum, addressHash(key))
+      else now.add(key)
     }
     const differences = await this.#addresses.differences(now)
-    if (!this.#guard.isAt(mark)) {
-      // Written meanwhile: the next look judges them.
-      this.#lastRead = { fingerprint: '', mark: -1 }
-      return drifts
-    }
+    // Written meanwhile: the next look judges them.
+    if (!this.#guard.isAt(mark)) return drifts
+    this.#othersSum = othersSum
     if (hadDevice && !replaced) {
       for (const address of differences.missing) report('address', `${address} on ${deviceName}`, 'missing')
       for (const address of differences.foreign) report('address', `${address} on ${deviceName}`, 'foreign')
@@ -152,20 +151,18 @@ export class DummyLayer implements Layer {
     for (const key of others) if (!refused.has(key)) this.#addresses.gone(key)
   }
 
-  /** Device and addresses as they stand; `found` undefined where there is no device, or where they are as last read. */
-  async #read(mark: number): Promise<{
+  /** Device and addresses as they stand. */
+  async #read(): Promise<{
     readonly index: number | undefined
-    readonly fingerprint: string
-    readonly found: readonly InterfaceAddress[] | undefined
+    readonly found: readonly InterfaceAddress[] | 'as known'
   }> {
     const { dummy, family } = this.#options
     const index = await this.#findDevice()
-    if (index === undefined) return { index, fingerprint: '', found: undefined }
+    if (index === undefined) return { index, found: [] }
     const filter = { family, isOn: (linkIndex: number) => linkIndex === index }
-    const fingerprint = await dummy.fingerprint(filter)
-    const last = this.#lastRead
-    const isKnown = fingerprint === last.fingerprint && mark === last.mark && index === this.#index
-    return { index, fingerprint, found: isKnown ? undefined : await dummy.addresses(filter) }
+    const known = this.#othersSum === undefined ? undefined : withHash(this.#othersSum, this.#addresses.presentSum)
+    const isKnown = known !== undefined && known === (await dummy.digest(filter))
+    return { index, found: isKnown ? 'as known' : await dummy.addresses(filter) }
   }
 
   async #findDevice(): Promise<number | undefined> {

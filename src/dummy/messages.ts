@@ -1,9 +1,10 @@
+import { joined, step } from '../lib/digest.ts'
 import { ProxyError, type KernelError } from '../lib/errors.ts'
 import { addressBytes, addressText, type Family } from '../model/address.ts'
-import { attributes, bytes, nested, text, u32 } from '../netlink/attributes.ts'
+import { attributes, bytes, nested, text, u32, walk } from '../netlink/attributes.ts'
 import type { Message } from '../netlink/connection.ts'
 import { errno, kernelError } from '../netlink/errno.ts'
-import { flags } from '../netlink/header.ts'
+import { flags, type Received } from '../netlink/header.ts'
 import type { InterfaceAddress, Link } from './dummy.ts'
 
 /** RTM_* of linux/rtnetlink.h. */
@@ -35,7 +36,11 @@ export const linkAttributes = attributes('link', {
 })
 
 /** IFA_* of linux/if_addr.h. */
-export const addressAttributes = attributes('address', { address: [1, bytes], local: [2, bytes] })
+const addressTypes = { address: 1, local: 2 } as const
+export const addressAttributes = attributes('address', {
+  address: [addressTypes.address, bytes],
+  local: [addressTypes.local, bytes],
+})
 
 type LinkAttributes = Parameters<typeof linkAttributes.write>[1]
 
@@ -134,6 +139,35 @@ export function decodeInterfaceAddress(payload: Buffer): InterfaceAddress | unde
     throw new ProxyError('CODEC', `address: ${own.length} bytes for ${family}`, { path: 'address', offset: 0 })
   }
   return { linkIndex: payload.readUInt32LE(4), family, address: addressText(own), prefix: payload[1]! }
+}
+
+/** Hash of one address of a dump, by address and prefix. */
+export function hashOfMessage({ datagram, start, end }: Received): number {
+  let from = end
+  let to = end
+  walk(datagram, start + addressHeaderLength, end, addressAttributes.name, (type, first, last) => {
+    if (type !== addressTypes.local && (type !== addressTypes.address || from < end)) return
+    from = first
+    to = last
+  })
+  return hashOfBytes(datagram, from, to, datagram[start + 1]!)
+}
+
+/** The hash that an address has in the kernel's dump; /32 or /128 unless it says otherwise. */
+export function addressHash(text: string): number {
+  const [address = '', prefix] = text.split('/')
+  const host = addressBytes(address)
+  return hashOfBytes(host, 0, host.length, prefix === undefined ? host.length * 8 : Number(prefix))
+}
+
+function hashOfBytes(bytes: Uint8Array, from: number, to: number, prefix: number): number {
+  let hash = step(prefix, to - from)
+  let other = hash
+  for (let at = from; at < to; at++) {
+    hash = step(hash, bytes[at]!)
+    other = step(other + 1, bytes[at]!)
+  }
+  return joined(hash, other)
 }
 
 export function bindError(value: number, linkIndex: number, address: string): KernelError {

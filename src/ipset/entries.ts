@@ -1,6 +1,18 @@
+import { finish, joined, step } from '../lib/digest.ts'
 import { addressBytes, addressText, canonicalAddress, familyOf, parseCidr, type Family } from '../model/address.ts'
 import type { SetType } from '../model/sets.ts'
-import { attributes, nested, net16, netIPv4, netIPv6, u32, u8, type AttributesOf } from '../netlink/attributes.ts'
+import {
+  attributes,
+  nested,
+  net16,
+  netIPv4,
+  netIPv6,
+  u32,
+  u8,
+  walk,
+  Writer,
+  type AttributesOf,
+} from '../netlink/attributes.ts'
 import type { SetSpec } from './ipset.ts'
 
 /** IPSET_ATTR_IPADDR_* of linux/netfilter/ipset/ip_set.h. */
@@ -92,4 +104,37 @@ export function entryText(type: SetType, entry: EntryAttributes): string {
 export function canonicalEntry(set: Pick<SetSpec, 'type' | 'family'>, text: string): string | undefined {
   const entry = parseEntry(set, text)
   return entry === undefined ? undefined : entryText(set.type, entry)
+}
+
+let first = 0
+let second = 0
+
+/** The kernel has each type's attributes in an order of its own: they are added up. */
+function addAttribute(type: number, start: number, end: number, buffer: Buffer): void {
+  // Of an address, the attribute inside: its length tells the family.
+  const isAddress = type === entryAttributeTypes.ip || type === entryAttributeTypes.ip2
+  let hash = step(type, end - start)
+  for (let at = isAddress ? start + 4 : start; at < end; at++) hash = step(hash, buffer[at]!)
+  first = (first + finish(hash, 0x27d4eb2f)) | 0
+  second = (second + finish(hash, 0x165667b1)) | 0
+}
+const entryAttributeTypes = { ip: 1, ip2: 20 } as const
+
+/** Hash of an entry as it is in a message: of all of its attributes, those included that we do not know. */
+export function hashOfAttributes(buffer: Buffer, start: number, end: number): number {
+  first = 0
+  second = 0
+  walk(buffer, start, end, entryAttributes.name, addAttribute)
+  return joined(first, second)
+}
+
+const scratch = new Writer(128)
+
+/** The hash that an entry has in the kernel's listing; 0 where the text is no entry of such a set. */
+export function entryHash(set: Pick<SetSpec, 'type' | 'family'>, text: string): number {
+  const entry = parseEntry(set, text)
+  if (entry === undefined) return 0
+  scratch.length = 0
+  entryAttributes.write(scratch, entry)
+  return hashOfAttributes(scratch.buffer, 0, scratch.length)
 }

@@ -1,7 +1,8 @@
+import { withHash } from '../lib/digest.ts'
 import { KernelError } from '../lib/errors.ts'
 import { errno } from '../netlink/errno.ts'
-import { canonicalEntry } from './entries.ts'
-import type { Ipset, ObservedSet, SetSpec } from './ipset.ts'
+import { canonicalEntry, entryHash } from './entries.ts'
+import type { Ipset, ObservedSet, SetDigest, SetSpec } from './ipset.ts'
 import { entryError, ipsetErrno, ipsetError, malformedEntryError } from './messages.ts'
 
 interface FakeSet {
@@ -60,17 +61,23 @@ export class FakeIpset implements Ipset {
 
   async list(name: string): Promise<ObservedSet | undefined> {
     this.#calledOrThrow('list', name)
+    return this.#observe(name)
+  }
+
+  async digest(name: string): Promise<SetDigest | undefined> {
+    this.#calledOrThrow('digest', name)
+    const found = this.#observe(name)
+    if (found === undefined) return undefined
+    const { spec, entries } = found
+    return { spec, sum: entries.reduce((sum, entry) => withHash(sum, entryHash(spec, entry)), 0) }
+  }
+
+  #observe(name: string): ObservedSet | undefined {
     const present = this.#sets.get(name)
     if (present === undefined) return undefined
     const isBitmap = present.spec.type === 'bitmap:port'
     const spec: SetSpec = isBitmap ? { ...present.spec, family: 'IPv4', hashsize: 0, maxelem: 0 } : present.spec
     return { spec, entries: [...present.entries], references: present.references }
-  }
-
-  async fingerprint(name: string): Promise<string> {
-    this.#calledOrThrow('list', name)
-    const found = this.#sets.get(name)
-    return found === undefined ? '' : JSON.stringify({ ...found, entries: [...found.entries] })
   }
 
   async names(): Promise<readonly string[]> {

@@ -20,6 +20,13 @@ export interface ObservedSet {
   readonly references: number
 }
 
+/** A set at a glance. */
+export interface SetDigest {
+  readonly spec: SetSpec
+  /** Sum of the entries' hashes: see `entryHash`. */
+  readonly sum: number
+}
+
 /**
  * What we need of the kernel's ipset, in our words. An entry is the text that `ipset save` prints: "10.96.0.1",
  * "10.96.0.1,tcp:443", "10.0.0.1,tcp:80,10.0.0.1", "10.0.0.1,tcp:80,10.1.0.0/16", "30080" (datapath: entry text by type).
@@ -35,8 +42,8 @@ export interface Ipset {
   remove(set: SetSpec, entries: readonly string[]): Promise<ReadonlyMap<string, KernelError>>
   /** One set with its entries; undefined where there is none of the name. */
   list(name: string): Promise<ObservedSet | undefined>
-  /** A short text that is the same as long as the set is; "" where there is none of the name. */
-  fingerprint(name: string): Promise<string>
+  /** One set without its entries; undefined where there is none of the name. */
+  digest(name: string): Promise<SetDigest | undefined>
   /** Names of all sets of the namespace. */
   names(): Promise<readonly string[]>
   /** Exchanges the contents of two sets of the same type, at once. */

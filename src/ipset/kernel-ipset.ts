@@ -4,7 +4,7 @@ import { Connection, type Message } from '../netlink/connection.ts'
 import { errno, kernelError } from '../netlink/errno.ts'
 import { protocols } from '../netlink/header.ts'
 import { entryText, parseEntry, type EntryAttributes } from './entries.ts'
-import type { Ipset, ObservedSet, SetSpec } from './ipset.ts'
+import type { Ipset, ObservedSet, SetDigest, SetSpec } from './ipset.ts'
 import {
   changeEntriesMessage,
   createMessage,
@@ -20,6 +20,7 @@ import {
   malformedEntryError,
   namesMessage,
   protocolMessage,
+  SetSurvey,
   swapMessage,
   typeMessage,
 } from './messages.ts'
@@ -80,11 +81,14 @@ export class KernelIpset implements Ipset {
     return decodeSet(reply.payloads, entryText)
   }
 
-  async fingerprint(name: string): Promise<string> {
-    const { errno: result, text } = await this.#connection.fingerprint(listMessage(name))
-    if (result === errno.ENOENT) return ''
-    if (result !== 0) throw ipsetError(result, 'list', `set ${name}`)
-    return text
+  async digest(name: string): Promise<SetDigest | undefined> {
+    let survey = new SetSurvey()
+    const result = await this.#connection.scan(listMessage(name), () => {
+      const begun = (survey = new SetSurvey())
+      return (answer) => begun.take(answer)
+    })
+    if (result !== 0 && result !== errno.ENOENT) throw ipsetError(result, 'list', `set ${name}`)
+    return survey.digest
   }
 
   async names(): Promise<readonly string[]> {

@@ -1,6 +1,6 @@
 import { describeError, KernelError, ProxyError } from '../lib/errors.ts'
 import type { Log } from '../lib/log.ts'
-import { mapInTurns, Turn } from '../lib/turn.ts'
+import { mapInTurns, PatientTurn, Turn } from '../lib/turn.ts'
 import type { Family } from '../model/address.ts'
 import type { SetRole } from '../model/sets.ts'
 import { asError, isHeld, Refusals } from '../reconcile/apply.ts'
@@ -8,7 +8,8 @@ import { DeltaSet } from '../reconcile/delta-set.ts'
 import type { Drift, Layer, Outcome, Owner } from '../reconcile/layer.ts'
 import { WriteGuard } from '../reconcile/write-guard.ts'
 import { allRoles, isOnDemand, orderOfAdding, setSpec, temporaryName } from './catalogue.ts'
-import type { Ipset, ObservedSet, SetSpec } from './ipset.ts'
+import { entryHash } from './entries.ts'
+import type { Ipset, ObservedSet, SetDigest, SetSpec } from './ipset.ts'
 
 export interface IpsetLayerOptions {
   readonly family: Family
@@ -35,14 +36,6 @@ interface RoleState {
   readonly entries: DeltaSet
   exists: boolean
   readonly guard: WriteGuard
-  /** Fingerprint of the set when it was last read, and the guard's mark then. */
-  lastRead: { readonly fingerprint: string; readonly mark: number }
-}
-
-interface ReadSet {
-  readonly fingerprint: string
-  readonly isKnown: boolean
-  readonly found: ObservedSet | undefined
 }
 
 /** The KUBE-* sets of one family. All but those on demand exist always, empty or not: rules name them. */
@@ -61,10 +54,9 @@ export class IpsetLayer implements Layer {
       const spec = { ...setSpec(role, options.family), ...options.sizes }
       this.#roles.set(role, {
         spec,
-        entries: new DeltaSet(),
+        entries: new DeltaSet((entry) => entryHash(spec, entry)),
         exists: false,
         guard: new WriteGuard(),
-        lastRead: { fingerprint: '', mark: -1 },
       })
     }
   }
@@ -85,18 +77,18 @@ export class IpsetLayer implements Layer {
       if (this.#adopted) drifts.push({ layer: this.name, kind, object, state })
     }
     if (!this.#adopted) await this.#destroyTemporary()
-    const turn = new Turn()
+    const turn = new PatientTurn()
     for (const [role, state] of this.#roles) {
       if (turn.isOver) await turn.next()
       const { spec, entries } = state
-      const read = await state.guard.quietly((mark) => this.#read(state, mark))
-      // Nobody has touched it since it was last read, or we have touched it ourselves each time.
-      if (read === undefined || read.found.isKnown) continue
-      const { mark } = read
-      const { found, fingerprint } = read.found
-      // Written since: the next look judges it.
-      if (!state.guard.isAt(mark)) continue
-      state.lastRead = { fingerprint, mark }
+      const read = await state.guard.quietly(() => this.#read(state))
+      // Written by ourselves meanwhile: the next look judges it.
+      if (read === undefined || !state.guard.isAt(read.mark)) continue
+      const { found, mark } = read
+      if (found !== undefined && !('entries' in found)) {
+        noteSize(state, found.spec)
+        continue
+      }
       this.#touched.add(role)
       if (found === undefined) {
         if (state.exists) report('set', spec.name, 'missing')
@@ -104,7 +96,7 @@ export class IpsetLayer implements Layer {
         entries.observedNone()
         continue
       }
-      if (found.spec.type !== spec.type || (spec.type !== 'bitmap:port' && found.spec.family !== spec.family)) {
+      if (!isSameType(found.spec, spec)) {
         report('set', spec.name, 'changed')
         this.#options.log.warn('A set of ours has another type, replacing it', {
           set: spec.name,
@@ -129,18 +121,13 @@ export class IpsetLayer implements Layer {
         continue
       }
       const differences = await entries.differences(new Set(found.entries))
-      if (!state.guard.isAt(mark)) {
-        state.lastRead = { fingerprint: '', mark: -1 }
-        continue
-      }
+      if (!state.guard.isAt(mark)) continue
       if (state.exists) {
         for (const entry of differences.missing) report('set entry', `${entry} of set ${spec.name}`, 'missing')
         for (const entry of differences.foreign) report('set entry', `${entry} of set ${spec.name}`, 'foreign')
       }
       state.exists = true
-      // Somebody may have made it anew with another size; a larger one is as good.
-      const { hashsize, maxelem } = found.spec
-      if (spec.type !== 'bitmap:port') state.spec = { ...spec, hashsize, maxelem }
+      noteSize(state, found.spec)
       entries.take(differences)
     }
     this.#adopted = true
@@ -224,13 +211,13 @@ export class IpsetLayer implements Layer {
     }
   }
 
-  /** The set as it stands; `found` undefined where there is none, `isKnown` where it is as last read. */
-  async #read(state: RoleState, mark: number): Promise<ReadSet> {
+  /** The set as it stands, without entries where they are as known; undefined where there is none. */
+  async #read({ spec, entries, exists }: RoleState): Promise<ObservedSet | SetDigest | undefined> {
     const { ipset } = this.#options
-    const { name } = state.spec
-    const fingerprint = await ipset.fingerprint(name)
-    const isKnown = fingerprint === state.lastRead.fingerprint && mark === state.lastRead.mark
-    return { fingerprint, isKnown, found: isKnown || fingerprint === '' ? undefined : await ipset.list(name) }
+    if (!exists) return ipset.list(spec.name)
+    const digest = await ipset.digest(spec.name)
+    if (digest === undefined || (isSameType(digest.spec, spec) && digest.sum === entries.presentSum)) return digest
+    return ipset.list(spec.name)
   }
 
   /** What a process left behind that was killed while it made a set larger. */
@@ -334,4 +321,13 @@ export class IpsetLayer implements Layer {
 
 function capacityOf(spec: SetSpec): number {
   return spec.type === 'bitmap:port' ? 65536 : spec.maxelem
+}
+
+function isSameType(a: SetSpec, b: SetSpec): boolean {
+  return a.type === b.type && (a.type === 'bitmap:port' || a.family === b.family)
+}
+
+/** Somebody may have made it anew with another size; a larger one is as good. */
+function noteSize(state: RoleState, { hashsize, maxelem }: SetSpec): void {
+  if (state.spec.type !== 'bitmap:port') state.spec = { ...state.spec, hashsize, maxelem }
 }

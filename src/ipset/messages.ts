@@ -1,12 +1,24 @@
 import { ProxyError, type KernelError } from '../lib/errors.ts'
-import { Turn } from '../lib/turn.ts'
+import { withHash } from '../lib/digest.ts'
+import { PatientTurn } from '../lib/turn.ts'
 import type { SetType } from '../model/sets.ts'
-import { attributes, nested, nestedList, net16, net32, text, u32, u8, type Writer } from '../netlink/attributes.ts'
+import {
+  attributes,
+  nested,
+  nestedList,
+  net16,
+  net32,
+  text,
+  u32,
+  u8,
+  walk,
+  type Writer,
+} from '../netlink/attributes.ts'
 import type { Message } from '../netlink/connection.ts'
 import { errno, kernelError } from '../netlink/errno.ts'
-import { flags } from '../netlink/header.ts'
-import { entryAttributes, type EntryAttributes } from './entries.ts'
-import type { ObservedSet, SetSpec } from './ipset.ts'
+import { flags, type Received } from '../netlink/header.ts'
+import { entryAttributes, hashOfAttributes, type EntryAttributes } from './entries.ts'
+import type { ObservedSet, SetDigest, SetSpec } from './ipset.ts'
 
 /** NFNL_SUBSYS_IPSET of linux/netfilter/nfnetlink.h. */
 const subsystem = 6
@@ -41,6 +53,8 @@ export const createAttributes = attributes('ipset set', {
   references: [25, net32],
 })
 
+const commandAttributeTypes = { data: 7, entries: 8 } as const
+
 const head = {
   protocol: [1, u8],
   setName: [2, text],
@@ -53,12 +67,18 @@ const head = {
 /** IPSET_ATTR_* at command level of linux/netfilter/ipset/ip_set.h; DATA describes a set. */
 export const commandAttributes = attributes('ipset command', {
   ...head,
-  data: [7, nested(createAttributes)],
-  entries: [8, nestedList(7, nested(entryAttributes))],
+  data: [commandAttributeTypes.data, nested(createAttributes)],
+  entries: [commandAttributeTypes.entries, nestedList(7, nested(entryAttributes))],
   line: [9, u32],
   protocolMin: [10, u8],
 })
 type CommandAttributes = Parameters<typeof commandAttributes.write>[1]
+
+/** The set alone, of a listing with its entries. */
+const setAttributes = attributes('ipset command', {
+  ...head,
+  data: [commandAttributeTypes.data, nested(createAttributes)],
+})
 
 /** Private errnos: enum ipset_errno, and the type-specific ones of net/netfilter/ipset (hash types, bitmap types). */
 export const ipsetErrno = {
@@ -220,7 +240,7 @@ export async function decodeSet(
   payloads: readonly Buffer[],
   toText: (type: SetType, entry: EntryAttributes) => string,
 ): Promise<ObservedSet | undefined> {
-  const turn = new Turn(1)
+  const turn = new PatientTurn(1)
   const entries: string[] = []
   let header: CommandAttributes | undefined
   for (const payload of payloads) {
@@ -231,19 +251,43 @@ export async function decodeSet(
     const type = setType(header?.typeName)
     if (type !== undefined) for (const entry of part.entries ?? []) entries.push(toText(type, entry))
   }
+  const spec = specOf(header)
+  return spec && { spec, entries, references: header?.data?.references ?? 0 }
+}
+
+function specOf(header: CommandAttributes | undefined): SetSpec | undefined {
   if (header?.setName === undefined || header.typeName === undefined) return undefined
   return {
-    spec: {
-      name: header.setName,
-      // A foreign set may have a type that we never make: its name is passed on, its entries are not ours to read.
-      // oxlint-disable-next-line typescript/no-unsafe-type-assertion -- see above
-      type: header.typeName as SetType,
-      family: header.family === families.IPv6 ? 'IPv6' : 'IPv4',
-      hashsize: header.data?.hashsize ?? 0,
-      maxelem: header.data?.maxelem ?? 0,
-    },
-    entries,
-    references: header.data?.references ?? 0,
+    name: header.setName,
+    // A foreign set may have a type that we never make: its name is passed on, its entries are not ours to read.
+    // oxlint-disable-next-line typescript/no-unsafe-type-assertion -- see above
+    type: header.typeName as SetType,
+    family: header.family === families.IPv6 ? 'IPv6' : 'IPv4',
+    hashsize: header.data?.hashsize ?? 0,
+    maxelem: header.data?.maxelem ?? 0,
+  }
+}
+
+/** Adds up a set's listing, message by message, without a copy of anything in it. */
+export class SetSurvey {
+  #spec: SetSpec | undefined
+  #sum = 0
+
+  take({ datagram, start, end }: Received): void {
+    this.#spec ??= specOf(setAttributes.decode(datagram, start + headerLength, end))
+    walk(datagram, start + headerLength, end, 'ipset command', this.#takePart)
+  }
+
+  get digest(): SetDigest | undefined {
+    return this.#spec && { spec: this.#spec, sum: this.#sum }
+  }
+
+  readonly #takePart = (type: number, start: number, end: number, datagram: Buffer): void => {
+    if (type === commandAttributeTypes.entries) walk(datagram, start, end, 'ipset entries', this.#takeEntry)
+  }
+
+  readonly #takeEntry = (_type: number, start: number, end: number, datagram: Buffer): void => {
+    this.#sum = withHash(this.#sum, hashOfAttributes(datagram, start, end))
   }
 }
 

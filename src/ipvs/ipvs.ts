@@ -1,5 +1,5 @@
 import type { KernelError } from '../lib/errors.ts'
-import { Turn } from '../lib/turn.ts'
+import { PatientTurn } from '../lib/turn.ts'
 import type { Family } from '../model/address.ts'
 import { DestinationList } from '../model/destination-list.ts'
 import type { Destination, DestinationId, ServerId, VirtualServer } from '../model/virtual-server.ts'
@@ -83,7 +83,7 @@ export async function differences(
   standing: readonly ObservedServer[],
   known: ReadonlyMap<string, KnownServer>,
 ): Promise<IpvsDifferences> {
-  const turn = new Turn()
+  const turn = new PatientTurn()
   const seen = new Set<string>()
   const found: ObservedServer[] = []
   for (const one of standing) {

@@ -1,7 +1,7 @@
 import { closeSync, openSync, readSync } from 'node:fs'
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { KernelError } from '../lib/errors.ts'
-import { mapInTurns, Queue, Turn } from '../lib/turn.ts'
+import { mapInTurns, PatientTurn, Queue } from '../lib/turn.ts'
 import type { Family } from '../model/address.ts'
 import { DestinationDigest } from '../model/destination-list.ts'
 import { Connection, type Message } from '../netlink/connection.ts'
@@ -222,7 +222,7 @@ export class KernelIpvs implements Ipvs {
 
   async #listServers(): Promise<readonly VirtualServer[]> {
     const payloads = await this.#dump(listServersMessage(await this.#family()), 'virtual servers')
-    return mapInTurns(payloads, decodeServer)
+    return mapInTurns(payloads, decodeServer, new PatientTurn())
   }
 
   async #listDestinations(server: ServerId): Promise<readonly ObservedDestination[]> {
@@ -240,7 +240,7 @@ export class KernelIpvs implements Ipvs {
     // (Linux 6.1: after a page it goes on at a place counted over all namespaces). Those are asked for one by one.
     const byServer = servers.length >= manyServers ? await this.#parseProc(family) : undefined
     const all: ObservedServer[] = []
-    const turn = new Turn()
+    const turn = new PatientTurn()
     for (const server of servers) {
       if (turn.isOver) await turn.next()
       all.push({ server, destinations: byServer?.get(serverKey(server)) ?? (await this.#listDestinations(server)) })
@@ -274,7 +274,9 @@ export class KernelIpvs implements Ipvs {
     if (survey.seenCount < known.size) survey = await this.#survey(family, known, new Set())
     const { seen } = survey
     const missing =
-      seen === undefined ? [] : await mapInTurns(known, ([key, { server }]) => (seen.has(key) ? undefined : server))
+      seen === undefined
+        ? []
+        : await mapInTurns(known, ([key, { server }]) => (seen.has(key) ? undefined : server), new PatientTurn())
     // What the file says is only a suspicion: it leaves servers out while others come and go, here or in another
     // network namespace.
     const suspects = [...survey.suspects, ...missing]
@@ -341,7 +343,7 @@ export class KernelIpvs implements Ipvs {
    */
   async #readProc(visitor: ProcVisitor): Promise<void> {
     const parser = new ProcParser(visitor)
-    const turn = new Turn()
+    const turn = new PatientTurn()
     const buffer = Buffer.allocUnsafe(65_536)
     const file = this.#openProc()
     try {

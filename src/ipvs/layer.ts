@@ -1,7 +1,7 @@
 import type { KernelError } from '../lib/errors.ts'
 import type { Clock } from '../lib/clock.ts'
 import type { Log } from '../lib/log.ts'
-import { Turn } from '../lib/turn.ts'
+import { PatientTurn, Turn } from '../lib/turn.ts'
 import { cidrContains, type Cidr, type Family } from '../model/address.ts'
 import { DestinationList, destinationId, destinationOf } from '../model/destination-list.ts'
 import { isHeld, Refusals } from '../reconcile/apply.ts'
@@ -99,7 +99,7 @@ export class IpvsLayer implements Layer {
     const { found, missing } = await this.#options.ipvs.compare(this.#options.family, this.#present).finally(() => {
       this.#touched = undefined
     })
-    const turn = new Turn()
+    const turn = new PatientTurn()
     for (const { server, destinations } of found) {
       if (turn.isOver) await turn.next()
       const key = serverKey(server)

@@ -37,9 +37,50 @@ export class Turn {
   }
 }
 
+/** Milliseconds that patient work waits for what is urgent before it takes a turn all the same. */
+const patience = 25
+
+/** How much urgent work is under way, and who waits for its end. */
+let urgentCount = 0
+const patientOnes = new Set<() => void>()
+
+/** Work that others shall not delay: reading the whole kernel state waits while it goes on. */
+export async function urgently<T>(act: () => Promise<T>): Promise<T> {
+  urgentCount++
+  try {
+    return await act()
+  } finally {
+    urgentCount--
+    if (urgentCount === 0) for (const wake of patientOnes) wake()
+  }
+}
+
+function untilNothingIsUrgent(): Promise<void> {
+  return new Promise<void>((resolve) => {
+    const wake = (): void => {
+      clearTimeout(timer)
+      patientOnes.delete(wake)
+      resolve()
+    }
+    const timer = setTimeout(wake, patience)
+    patientOnes.add(wake)
+  })
+}
+
+/** A turn of work that can wait: it goes on while nothing is urgent, and once in a while though something is. */
+export class PatientTurn extends Turn {
+  override async next(): Promise<void> {
+    if (urgentCount > 0) await untilNothingIsUrgent()
+    await super.next()
+  }
+}
+
 /** What each becomes, in turns with others; what becomes nothing is left out. */
-export async function mapInTurns<A, B>(list: Iterable<A>, make: (one: A) => B | undefined): Promise<B[]> {
-  const turn = new Turn()
+export async function mapInTurns<A, B>(
+  list: Iterable<A>,
+  make: (one: A) => B | undefined,
+  turn: Turn = new Turn(),
+): Promise<B[]> {
   const made: B[] = []
   for (const one of list) {
     if (turn.isOver) await turn.next()

@@ -1,3 +1,4 @@
+import { finish, step } from '../lib/digest.ts'
 import { familyOf, putAddress, unpackAddress } from './address.ts'
 import type { Destination } from './virtual-server.ts'
 
@@ -118,16 +119,6 @@ export class DestinationDigest {
     this.#first = 0
     this.#second = 0
   }
-}
-
-function step(hash: number, word: number): number {
-  const mixed = Math.imul(hash ^ word, 0x9e3779b1)
-  return mixed ^ (mixed >>> 15)
-}
-
-function finish(hash: number, factor: number): number {
-  const mixed = Math.imul(hash ^ (hash >>> 16), factor)
-  return mixed ^ (mixed >>> 13)
 }
 
 /** A buffer for each of many small texts would be one of malloc's, too. */

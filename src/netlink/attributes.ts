@@ -223,13 +223,13 @@ export interface Attributes<V> {
 }
 export type AttributesOf<A> = A extends Attributes<infer V> ? V : never
 
-/** Walks the attributes between two offsets; refuses headers that do not fit. */
-function walk(
+/** Walks the attributes between two offsets, their types without flags; refuses headers that do not fit. */
+export function walk(
   buffer: Buffer,
   from: number,
   end: number,
   path: string,
-  visit: (type: number, start: number, stop: number) => void,
+  visit: (type: number, start: number, stop: number, buffer: Buffer) => void,
 ): void {
   let at = from
   while (at < end) {
@@ -237,7 +237,7 @@ function walk(
     const length = buffer.readUInt16LE(at)
     if (length < headerLength || at + length > end)
       refuse(path, at, `attribute length ${length}, ${end - at} bytes left`)
-    visit(buffer.readUInt16LE(at + 2) & attributeFlags.typeMask, at + headerLength, at + length)
+    visit(buffer.readUInt16LE(at + 2) & attributeFlags.typeMask, at + headerLength, at + length, buffer)
     at += (length + 3) & ~3
   }
 }

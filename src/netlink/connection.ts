@@ -2,7 +2,6 @@ import { ProxyError } from '../lib/errors.ts'
 import { Queue, Turn } from '../lib/turn.ts'
 import { Writer } from './attributes.ts'
 import { errno } from './errno.ts'
-import { Fingerprint } from './fingerprint.ts'
 import {
   addFlags,
   controlTypes,
@@ -251,7 +250,7 @@ export class Connection {
    */
   async dump(message: Message, isPart: IsPart = all): Promise<Reply> {
     let payloads: Buffer[] = []
-    const errno = await this.#wholeDump(message, () => {
+    const errno = await this.scan(message, () => {
       payloads = []
       return (answer) => {
         if (isPart(answer)) payloads.push(answer.payload)
@@ -261,24 +260,10 @@ export class Connection {
   }
 
   /**
-   * What a dump says as a short text, without looking into it: the same text means that nothing of it has changed.
-   * 64 bits, against accidents only.
+   * One dump, whose messages are only glanced at as they come; `begin` is called again where it is started over. Answers
+   * the errno.
    */
-  async fingerprint(
-    message: Message,
-    isPart: IsPart = all,
-  ): Promise<{ readonly errno: number; readonly text: string }> {
-    let sum = new Fingerprint()
-    const errno = await this.#wholeDump(message, () => {
-      sum = new Fingerprint()
-      return (answer) => {
-        if (isPart(answer)) sum.add(answer)
-      }
-    })
-    return { errno, text: sum.text }
-  }
-
-  #wholeDump(message: Message, begin: () => (answer: Received) => void): Promise<number> {
+  scan(message: Message, begin: () => (answer: Received) => void): Promise<number> {
     return this.#dumps.exclusive(async () => {
       for (let attempt = 0; attempt < maxDumpAttempts; attempt++) {
         const { errno, interrupted } = await this.#take(this.#dumps, message, flags.dump, begin())

@@ -26,7 +26,7 @@ export type OpenSocket = (purpose: SocketPurpose, handlers: SocketHandlers) => R
 const bufferSize = 212992
 
 /** The socket reads 32 datagrams in a row, in which nothing else has its turn. */
-const dumpBufferSize = 16_384
+const dumpBufferSize = 8192
 
 /** Opens sockets of a NETLINK_* protocol in the process's network namespace. */
 export function openRawSocket(protocol: number): OpenSocket {

@@ -2,7 +2,7 @@ import { isDeepStrictEqual } from 'node:util'
 import { systemClock, type Clock } from '../lib/clock.ts'
 import { describeError } from '../lib/errors.ts'
 import type { Log } from '../lib/log.ts'
-import { Turn } from '../lib/turn.ts'
+import { Turn, urgently } from '../lib/turn.ts'
 import { familyOf, type Cidr, type Family } from '../model/address.ts'
 import type { EndpointSliceRecord, NodeRecord, ServiceRecord } from '../model/cluster.ts'
 import type { LocalDetector } from '../model/local-detector.ts'
@@ -107,6 +107,14 @@ interface Planned {
   readonly owner: Owner
   readonly service: string
   readonly next: Contribution | undefined
+}
+
+interface PassBegun {
+  /** Of a pass that brings in a look: when that began. */
+  readonly started: number
+  readonly began: number
+  /** What could not be read, and why. */
+  readonly unread: ReadonlyMap<string, Error>
 }
 
 /** So few service ports are written before a pass of its own for the first ones would be. */
@@ -280,14 +288,15 @@ export class Proxier {
         this.#unread.add(layer.name)
       }
     }
-    this.#addressesStale = true
+    // What fails is read again by the pass, which tells why.
+    await this.#readNodeAddresses(new Map())
     this.#checkEnded = { at: performance.now(), took: performance.now() - began }
     this.#checkedSince = since
     this.#pacer.request()
   }
 
   async #pass(reason: RunReason): Promise<boolean> {
-    const { clock, family, log } = this.#options
+    const { clock } = this.#options
     const { layers } = this.#parts
     const started = clock.now()
     const checkedSince = this.#checkedSince
@@ -300,6 +309,13 @@ export class Proxier {
     await this.#readBack(unread)
     if (this.#addressesStale || !this.#nodeAddressesRead) await this.#readNodeAddresses(unread)
 
+    return urgently(() => this.#write(reason, { started: checkedSince ?? started, began: started, unread }))
+  }
+
+  /** Plans what is dirty, writes it, tells. */
+  async #write(reason: RunReason, { started, began, unread }: PassBegun): Promise<boolean> {
+    const { clock, family, log } = this.#options
+    const { layers } = this.#parts
     const dirty = this.#state.take()
     const triggerTimes = this.#triggerTimes
     this.#triggerTimes = []
@@ -339,8 +355,8 @@ export class Proxier {
     const report: PassReport = {
       family,
       reason,
-      started: checkedSince ?? started,
-      milliseconds: clock.now() - started,
+      started,
+      milliseconds: clock.now() - began,
       planned: dirty.size,
       written: writtenBy([...early, ...outcomes]),
       refused,

@@ -1,4 +1,5 @@
-import { Turn } from '../lib/turn.ts'
+import { withHash, withoutHash } from '../lib/digest.ts'
+import { PatientTurn } from '../lib/turn.ts'
 
 export interface DumpDifferences {
   /** Known to be present, and not there. */
@@ -19,8 +20,15 @@ export class DeltaSet {
   readonly #states = new Map<string, number>()
   readonly #toAdd = new Set<string>()
   readonly #toRemove = new Set<string>()
+  readonly #hashOf: (key: string) => number
   #wanted = 0
   #present = 0
+  #presentSum = 0
+
+  /** `hashOf`: what a key adds to `presentSum`. */
+  constructor(hashOf: (key: string) => number) {
+    this.#hashOf = hashOf
+  }
 
   want(key: string): void {
     this.#set(key, this.#state(key) | wanted)
@@ -42,7 +50,7 @@ export class DeltaSet {
 
   /** Where a dump differs from what was known to be present; worked out in turns with others. */
   async differences(now: ReadonlySet<string>): Promise<DumpDifferences> {
-    const turn = new Turn()
+    const turn = new PatientTurn()
     const missing: string[] = []
     const foreign: string[] = []
     for (const [key, state] of this.#states) {
@@ -95,6 +103,11 @@ export class DeltaSet {
     return this.#present
   }
 
+  /** The sum of the hashes of all that is present: a dump of the same sum need not be looked into. */
+  get presentSum(): number {
+    return this.#presentSum
+  }
+
   get pendingCount(): number {
     return this.#toAdd.size + this.#toRemove.size
   }
@@ -107,11 +120,16 @@ export class DeltaSet {
     const before = this.#state(key)
     if (state === before) return
     this.#wanted += (state & wanted) - (before & wanted)
-    this.#present += ((state & present) - (before & present)) / present
+    if ((state & present) !== (before & present)) this.#note(key, (state & present) !== 0)
     if (state === 0) this.#states.delete(key)
     else this.#states.set(key, state)
     keep(this.#toAdd, key, state === wanted)
     keep(this.#toRemove, key, state === present)
+  }
+
+  #note(key: string, isPresent: boolean): void {
+    this.#present += isPresent ? 1 : -1
+    this.#presentSum = (isPresent ? withHash : withoutHash)(this.#presentSum, this.#hashOf(key))
   }
 }
 

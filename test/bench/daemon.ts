@@ -45,8 +45,10 @@ export class ApiServer {
     return new ApiServer(child, line)
   }
 
-  async tell(command: unknown): Promise<void> {
-    await ask(`${this.url}/__control`, JSON.stringify(command))
+  /** Answers when it had sent what the command has it send, in milliseconds of `process.hrtime`. */
+  async tell(command: unknown): Promise<number> {
+    const answer = JSON.parse(await ask(`${this.url}/__control`, JSON.stringify(command))) as { sentAt: number }
+    return answer.sentAt
   }
 
   stop(): void {

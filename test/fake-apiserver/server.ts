@@ -354,6 +354,8 @@ export class FakeApiServer {
         answer(200, {
           version: this.#version,
           watching: this.#watchers.size,
+          // Milliseconds of a clock that all processes share: all that the command had sent is on its way.
+          sentAt: Number(process.hrtime.bigint()) / 1e6,
           requests: this.requests,
           events: this.events,
         })

@@ -1,5 +1,5 @@
 import type { AddressFilter, Dummy, InterfaceAddress, Link } from '../../../src/dummy/dummy.ts'
-import type { Ipset, ObservedSet, SetSpec } from '../../../src/ipset/ipset.ts'
+import type { Ipset, ObservedSet, SetDigest, SetSpec } from '../../../src/ipset/ipset.ts'
 import type { Iptables } from '../../../src/iptables/iptables.ts'
 import type {
   Ipvs,
@@ -257,9 +257,9 @@ class FaultyIpset implements Ipset {
     return this.#inner.list(name)
   }
 
-  async fingerprint(name: string): Promise<string> {
+  async digest(name: string): Promise<SetDigest | undefined> {
     this.#read(`set ${name}`)
-    return this.#inner.fingerprint(name)
+    return this.#inner.digest(name)
   }
 
   async names(): Promise<readonly string[]> {
@@ -301,9 +301,9 @@ class FaultyDummy implements Dummy {
     return this.#inner.addresses(filter)
   }
 
-  async fingerprint(filter: AddressFilter): Promise<string> {
+  async digest(filter: AddressFilter): Promise<number> {
     this.#read('addresses')
-    return this.#inner.fingerprint(filter)
+    return this.#inner.digest(filter)
   }
 
   createDevice(name: string): Promise<void> {

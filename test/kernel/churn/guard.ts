@@ -1,5 +1,5 @@
 import type { AddressFilter, Dummy, InterfaceAddress, Link } from '../../../src/dummy/dummy.ts'
-import type { Ipset, ObservedSet, SetSpec } from '../../../src/ipset/ipset.ts'
+import type { Ipset, ObservedSet, SetDigest, SetSpec } from '../../../src/ipset/ipset.ts'
 import type { Iptables } from '../../../src/iptables/iptables.ts'
 import { tables, type Table } from '../../../src/iptables/rules.ts'
 import { canonicalRule, parseSave } from '../../../src/iptables/text.ts'
@@ -269,8 +269,8 @@ class GuardedIpset implements Ipset {
     return this.#inner.list(name)
   }
 
-  fingerprint(name: string): Promise<string> {
-    return this.#inner.fingerprint(name)
+  digest(name: string): Promise<SetDigest | undefined> {
+    return this.#inner.digest(name)
   }
 
   names(): Promise<readonly string[]> {
@@ -305,8 +305,8 @@ class GuardedDummy implements Dummy {
     return this.#inner.addresses(filter)
   }
 
-  fingerprint(filter: AddressFilter): Promise<string> {
-    return this.#inner.fingerprint(filter)
+  digest(filter: AddressFilter): Promise<number> {
+    return this.#inner.digest(filter)
   }
 
   createDevice(name: string): Promise<void> {

@@ -3,7 +3,7 @@ import { KernelDummy } from '../../../src/dummy/kernel-dummy.ts'
 import * as messages from '../../../src/dummy/messages.ts'
 import { Writer } from '../../../src/netlink/attributes.ts'
 import { Connection, type Message } from '../../../src/netlink/connection.ts'
-import { fakeKernel, refusing } from '../netlink/fake-socket.ts'
+import { fakeKernel, received, refusing } from '../netlink/fake-socket.ts'
 import * as kernel from './kernel-bytes.ts'
 
 const bytes = (text: string): Buffer => Buffer.from(text, 'hex')
@@ -50,10 +50,20 @@ describe('messages', () => {
     ])
   })
 
+  it('hashes them by address and prefix', () => {
+    const hashes = kernel.addresses.map((text) => messages.hashOfMessage(received(bytes(text))))
+    const texts = kernel.addresses.map((text) => messages.decodeInterfaceAddress(bytes(text)))
+    expect(hashes).toEqual(texts.map((one) => one && messages.addressHash(`${one.address}/${one.prefix}`)))
+    expect(new Set(hashes).size).toBe(hashes.length)
+    expect(messages.addressHash('10.96.0.1')).toBe(messages.addressHash('10.96.0.1/32'))
+    expect(messages.addressHash('fd00::1')).toBe(messages.addressHash('fd00::1/128'))
+  })
+
   it('takes the own address where there is a peer', () => {
     const attributes = messages.addressAttributes.encode({ address: bytes('0a000002'), local: bytes('0a000001') })
     const payload = Buffer.concat([bytes('0220000005000000'), attributes])
     expect(messages.decodeInterfaceAddress(payload)?.address).toBe('10.0.0.1')
+    expect(messages.hashOfMessage(received(payload))).toBe(messages.addressHash('10.0.0.1'))
   })
 
   it('leaves out other families and refuses wrong lengths', () => {

@@ -36,6 +36,7 @@ async function pass(): Promise<Map<string, Error>> {
   return new Map([...added.refused, ...removed.refused])
 }
 
+const clusterSpec = { ...setSpec('clusterIP', 'IPv4'), ...small }
 const entry = (n: number): string => `10.96.0.${n},tcp:80`
 const line = (): string => /^create KUBE-CLUSTER-IP .*$/m.exec(ipset.dump())![0]
 const members = (name = 'KUBE-CLUSTER-IP'): string[] =>
@@ -240,4 +241,55 @@ test('a set on demand whose destruction lost its answer is nobody else’s work'
   ipset.destroy = destroy
   expect(await ipset.names()).not.toContain(name)
   expect(await layer.resync()).toEqual([])
+})
+
+describe('a look', () => {
+  /** Sets on demand that are not there are asked for by a listing, too. */
+  const isOfExisting = (call: string): boolean => ipset.dump().includes(`create ${call.replace('list ', '')} `)
+  const lists = (): string[] => ipset.calls.filter((call) => call.startsWith('list ') && isOfExisting(call))
+  beforeEach(async () => {
+    await layer.resync()
+    want(1, 2, 3)
+    await pass()
+    ipset.calls.length = 0
+  })
+
+  test('reads no entries where only this process has written', async () => {
+    expect(await layer.resync()).toEqual([])
+    want(4)
+    layer.unwant('clusterIP', entry(1))
+    await pass()
+    expect(await layer.resync()).toEqual([])
+    expect(lists()).toEqual([])
+  })
+
+  test.each<[string, () => Promise<unknown>, string[]]>([
+    ['an entry is gone', () => ipset.remove(clusterSpec, [entry(1)]), ['missing']],
+    ['an entry is foreign', () => ipset.add(clusterSpec, [entry(9)]), ['foreign']],
+    [
+      'one has taken the place of another',
+      async () => {
+        await ipset.remove(clusterSpec, [entry(1)])
+        await ipset.add(clusterSpec, [entry(9)])
+      },
+      ['missing', 'foreign'],
+    ],
+  ])('finds that %s, by one reading of that set', async (_name, tamper, states) => {
+    await tamper()
+    expect((await layer.resync()).map(({ state }) => state)).toEqual(states)
+    expect(lists()).toEqual(['list KUBE-CLUSTER-IP'])
+    await pass()
+    expect(members()).toEqual([1, 2, 3].map(entry))
+  })
+
+  test('takes over another size of a set whose entries are as known', async () => {
+    await ipset.destroy('KUBE-CLUSTER-IP')
+    await ipset.create({ ...clusterSpec, maxelem: 8 })
+    await ipset.add(clusterSpec, [1, 2, 3].map(entry))
+    expect(await layer.resync()).toEqual([])
+    want(4, 5, 6, 7, 8)
+    await pass()
+    expect(line()).toBe('create KUBE-CLUSTER-IP hash:ip,port family inet hashsize 64 maxelem 8')
+    expect(told).toEqual([])
+  })
 })

@@ -1,6 +1,7 @@
 import { describe, expect, it } from 'vitest'
+import { withHash, withoutHash } from '../../../src/lib/digest.ts'
 import { allRoles, setComment, setSpec } from '../../../src/ipset/catalogue.ts'
-import { canonicalEntry, entryText, parseEntry } from '../../../src/ipset/entries.ts'
+import { canonicalEntry, entryHash, entryText, parseEntry } from '../../../src/ipset/entries.ts'
 import type { SetSpec } from '../../../src/ipset/ipset.ts'
 import { KernelIpset } from '../../../src/ipset/kernel-ipset.ts'
 import * as messages from '../../../src/ipset/messages.ts'
@@ -9,7 +10,7 @@ import type { SetType } from '../../../src/model/sets.ts'
 import { Writer } from '../../../src/netlink/attributes.ts'
 import { Connection, type Message } from '../../../src/netlink/connection.ts'
 import { readEcho } from '../../../src/netlink/header.ts'
-import { fakeKernel, refusing, result } from '../netlink/fake-socket.ts'
+import { fakeKernel, received, refusing, result } from '../netlink/fake-socket.ts'
 import * as kernel from './kernel-bytes.ts'
 
 const bytes = (text: string | undefined): Buffer => Buffer.from(text ?? '', 'hex')
@@ -47,6 +48,17 @@ const sets: [string, SetSpec, number, string[]][] = [
 sets.push(['bm', spec('bm', 'bitmap:port', 'IPv4'), 3, ['30080', '30081']])
 
 describe('messages', () => {
+  it('each entry has a hash of its own, whatever the order', () => {
+    const hashes = [
+      ['10.96.0.1,tcp:80', '10.96.0.1,tcp:81', '10.96.0.1,udp:80', '10.96.0.80,tcp:1', '10.96.0.2,tcp:80'],
+      ['10.96.0.1,tcp:443', '10.96.1.0,tcp:443', '10.0.96.1,tcp:443', 'no entry'],
+    ].map((entries) => entries.map((entry) => entryHash(spec('s', 'hash:ip,port', 'IPv4'), entry)))
+    expect(new Set(hashes.flat()).size).toBe(9)
+    const sums = [hashes.flat(), hashes.flat().toReversed()].map((list) => list.reduce(withHash, 0))
+    expect(sums[0]).toBe(sums[1])
+    expect(hashes.flat().reduce(withoutHash, sums[0]!)).toBe(0)
+  })
+
   it.each(sets)(
     '%s is created, filled and listed in the bytes that the kernel knows',
     async (name, set, revision, entries) => {
@@ -58,6 +70,10 @@ describe('messages', () => {
       const sizes = set.type === 'bitmap:port' ? { hashsize: 0, maxelem: 0 } : {}
       expect(found?.spec).toEqual({ ...set, ...sizes })
       expect(found?.references).toBe(0)
+      const survey = new messages.SetSurvey()
+      survey.take(received(bytes(kernel.listings[name])))
+      const sum = entries.reduce((total, entry) => withHash(total, entryHash(set, entry)), 0)
+      expect(survey.digest).toEqual({ spec: found?.spec, sum })
     },
   )
 

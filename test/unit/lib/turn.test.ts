@@ -1,5 +1,5 @@
 import { expect, test } from 'vitest'
-import { Turn } from '../../../src/lib/turn.ts'
+import { PatientTurn, Turn, urgently } from '../../../src/lib/turn.ts'
 
 test('long work lets others have their turn, and begins a new one of its own', async () => {
   const turn = new Turn()
@@ -11,4 +11,26 @@ test('long work lets others have their turn, and begins a new one of its own', a
   await turn.next()
   expect(heard).toEqual(['somebody else'])
   expect(turn.isOver).toBe(false)
+})
+
+test('patient work waits for the end of what is urgent, but not for ever', async () => {
+  const heard: string[] = []
+  const { promise: end, resolve } = Promise.withResolvers<void>()
+  const urgent = urgently(async () => {
+    await end
+    heard.push('urgent work is done')
+  })
+  const patient = new PatientTurn().next().then(() => heard.push('a patient turn'))
+  await new Turn().next()
+  await new Turn().next()
+  expect(heard).toEqual([])
+  resolve()
+  await Promise.all([urgent, patient])
+  expect(heard).toEqual(['urgent work is done', 'a patient turn'])
+
+  const endless = Promise.withResolvers<void>()
+  const second = urgently(() => endless.promise)
+  await new PatientTurn().next()
+  endless.resolve()
+  await second
 })

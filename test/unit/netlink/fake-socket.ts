@@ -20,6 +20,11 @@ export function message(type: number, sequence: number, payload: Buffer, flags =
   return bytes
 }
 
+/** A message that came, of this payload. */
+export function received(payload: Buffer): Received {
+  return readMessages(message(16, 1, payload))[0]!
+}
+
 /** NLMSG_ERROR (2) or NLMSG_DONE (3) with an errno. */
 export function result(type: 2 | 3, sequence: number, errno: number, flags = 0, echo = Buffer.alloc(16)): Buffer {
   const number = Buffer.alloc(4)

@@ -29,9 +29,21 @@ test.each<{ name: string; steps: Step[]; add: string[]; remove: string[]; wanted
   },
   { name: 'all are gone', steps: [want, seen, (set) => set.observedNone()], add: ['a'], remove: [], wanted: 1 },
 ])('$name', async ({ steps, add, remove, wanted = 0, present = 0 }) => {
-  const set = new DeltaSet()
+  const set = new DeltaSet((key) => key.charCodeAt(0))
   for (const step of steps) await step(set)
   expect([...set.additions()]).toEqual(add)
   expect([...set.removals()]).toEqual(remove)
   expect([set.pendingCount, set.wantedCount, set.presentCount]).toEqual([add.length + remove.length, wanted, present])
+})
+
+test('the sum of what is present is the same however it came to be so', async () => {
+  const make = async (...steps: Step[]): Promise<number> => {
+    const set = new DeltaSet((key) => key.charCodeAt(0))
+    for (const step of steps) await step(set)
+    return set.presentSum
+  }
+  expect(await make(want, seen, seen)).toBe(97)
+  expect(await make(dump('b', 'a'))).toBe(98 + 97)
+  expect(await make(want, dump('a', 'b'), dump('b'))).toBe(98)
+  expect(await make(seen, gone, gone, want, unwant)).toBe(0)
 })
