@@ -22,11 +22,19 @@ function* objectsOf(path: string): Generator<KubeObject> {
     for (const name of readdirSync(path).sort()) if (/\.(ya?ml|json)$/.test(name)) yield* objectsOf(join(path, name))
     return
   }
-  const documents = parseAllDocuments(readFileSync(path, 'utf8'))
-  for (const document of Array.isArray(documents) ? documents : []) {
-    const value: (KubeObject & { items?: KubeObject[] }) | null = document.toJS()
+  for (const value of documentsOf(path)) {
     if (value !== null) yield* value.kind.endsWith('List') ? (value.items ?? []) : [value]
   }
+}
+
+type Document = (KubeObject & { items?: KubeObject[] }) | null
+
+/** JSON is YAML, but its own parser is a hundred times faster. */
+function documentsOf(path: string): Document[] {
+  const text = readFileSync(path, 'utf8')
+  if (path.endsWith('.json')) return [JSON.parse(text) as Document]
+  const documents = parseAllDocuments(text)
+  return Array.isArray(documents) ? documents.map((document) => document.toJS() as Document) : []
 }
 
 const server = new FakeApiServer({
