@@ -36,7 +36,7 @@ export class ApiServer {
 
   static async start(objects: string): Promise<ApiServer> {
     const script = join(root, 'test/fake-apiserver/main.ts')
-    const child = spawn(process.execPath, [script, '--port', '6443', '--objects', objects], {
+    const child = spawn(process.execPath, [...process.execArgv, script, '--port', '6443', '--objects', objects], {
       stdio: ['ignore', 'pipe', 'inherit'],
     })
     // It would be on another machine: the daemon shall not have to wait for its turn.

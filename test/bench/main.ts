@@ -68,7 +68,8 @@ function inNamespace(script: string, args: readonly string[]): Numbers {
   const name = `bench-${process.pid}-${++counter}`
   run('ip', ['netns', 'add', name])
   try {
-    const output = runShown('ip', ['netns', 'exec', name, process.execPath, join(import.meta.dirname, script), ...args])
+    const program = [process.execPath, ...process.execArgv, join(import.meta.dirname, script)]
+    const output = runShown('ip', ['netns', 'exec', name, ...program, ...args])
     return JSON.parse(output.trim().split('\n').at(-1)!) as Numbers
   } finally {
     run('ip', ['netns', 'delete', name])
