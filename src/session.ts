@@ -20,6 +20,7 @@ import { describeError } from './lib/errors.ts'
 import type { Log } from './lib/log.ts'
 import { keepHeapSmall } from './lib/memory.ts'
 import { runCommand } from './lib/process.ts'
+import { inOwnTurn } from './lib/turn.ts'
 import { version } from './lib/version.ts'
 import { listeners } from './listeners.ts'
 import type { Metrics } from './metrics/metrics.ts'
@@ -189,11 +190,12 @@ export async function runSession(shared: Shared, prepared: Prepared, signal: Abo
       waiting.delete(kind)
       listener.synced(kind)
     }
-    await Promise.all([
-      source.run({ ...listener, synced }, end),
-      monitor.run(end),
-      ...[...proxiers.values()].map((proxier) => proxier.run(end)),
-    ])
+    const parts = [
+      () => source.run({ ...listener, synced }, end),
+      () => monitor.run(end),
+      ...[...proxiers.values()].map((proxier) => () => proxier.run(end)),
+    ]
+    await Promise.all(parts.map(inOwnTurn))
   } finally {
     inner.abort()
     for (const part of [...servers, ...serviceHealth, prepared]) part.close()

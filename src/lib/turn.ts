@@ -37,6 +37,12 @@ export class Turn {
   }
 }
 
+/** Begins in a round of the event loop of its own: what is begun together would block it together. */
+export async function inOwnTurn<T>(act: () => Promise<T>): Promise<T> {
+  await new Turn().next()
+  return act()
+}
+
 /** Milliseconds that patient work waits for what is urgent before it takes a turn all the same. */
 const patience = 25
 

@@ -2,7 +2,7 @@ import { isDeepStrictEqual } from 'node:util'
 import { systemClock, type Clock } from '../lib/clock.ts'
 import { describeError } from '../lib/errors.ts'
 import type { Log } from '../lib/log.ts'
-import { Turn, urgently } from '../lib/turn.ts'
+import { inOwnTurn, Turn, urgently } from '../lib/turn.ts'
 import { familyOf, type Cidr, type Family } from '../model/address.ts'
 import type { EndpointSliceRecord, NodeRecord, ServiceRecord } from '../model/cluster.ts'
 import type { LocalDetector } from '../model/local-detector.ts'
@@ -248,7 +248,7 @@ export class Proxier {
       this.#unread.delete(layer.name)
     }
     // Those that failed are read by the first pass, which tells why.
-    await Promise.allSettled(this.#parts.layers.map(read))
+    await Promise.allSettled(this.#parts.layers.map((layer) => inOwnTurn(() => read(layer))))
   }
 
   #request(): void {
