@@ -1,5 +1,7 @@
 /** So long one piece of work may keep the event loop to itself, in milliseconds. */
 const longest = 6
+/** The same of work that can wait: what is urgent may come in the midst of a piece. */
+const longestPatient = 2
 /** The clock is looked at once in so many questions where the pieces of work are small: it costs as much as one. */
 const ofSmallPieces = 4
 
@@ -15,16 +17,18 @@ function callNext(): void {
 /** Long work that lets others have their turn: `if (turn.isOver) await turn.next()`. */
 export class Turn {
   readonly #questionsPerLook: number
+  readonly #longest: number
   #began = performance.now()
   #questions = 0
 
-  constructor(questionsPerLook = ofSmallPieces) {
+  constructor(questionsPerLook = ofSmallPieces, longestPiece = longest) {
     this.#questionsPerLook = questionsPerLook
+    this.#longest = longestPiece
   }
 
   get isOver(): boolean {
     if (++this.#questions % this.#questionsPerLook !== 0) return false
-    return performance.now() - this.#began >= longest
+    return performance.now() - this.#began >= this.#longest
   }
 
   /** Resolves when all that waited has had its turn. */
@@ -61,23 +65,31 @@ export async function urgently<T>(act: () => Promise<T>): Promise<T> {
   }
 }
 
-function untilNothingIsUrgent(): Promise<void> {
+function untilNothingIsUrgent(most: number): Promise<void> {
   return new Promise<void>((resolve) => {
     const wake = (): void => {
       clearTimeout(timer)
       patientOnes.delete(wake)
       resolve()
     }
-    const timer = setTimeout(wake, patience)
+    const timer = setTimeout(wake, most)
     patientOnes.add(wake)
   })
 }
 
 /** A turn of work that can wait: it goes on while nothing is urgent, and once in a while though something is. */
 export class PatientTurn extends Turn {
+  constructor(questionsPerLook = ofSmallPieces) {
+    super(questionsPerLook, longestPatient)
+  }
+
   override async next(): Promise<void> {
-    if (urgentCount > 0) await untilNothingIsUrgent()
+    const latest = performance.now() + patience
     await super.next()
+    while (urgentCount > 0 && performance.now() < latest) {
+      await untilNothingIsUrgent(latest - performance.now())
+      await super.next()
+    }
   }
 }
 

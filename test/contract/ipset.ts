@@ -1,6 +1,8 @@
 import { afterEach, beforeEach, describe, expect, it } from 'vitest'
 import { setSpec, allRoles } from '../../src/ipset/catalogue.ts'
+import { entryHash } from '../../src/ipset/entries.ts'
 import type { Ipset, SetSpec } from '../../src/ipset/ipset.ts'
+import { withHash } from '../../src/lib/digest.ts'
 import type { Family } from '../../src/model/address.ts'
 import type { SetType } from '../../src/model/sets.ts'
 
@@ -10,6 +12,10 @@ function set(type: SetType, family: Family = 'IPv4', name = 'test'): SetSpec {
 
 function errnoNames(refused: ReadonlyMap<string, { errnoName: string }>): Record<string, string> {
   return Object.fromEntries([...refused].map(([entry, error]) => [entry, error.errnoName]))
+}
+
+function sumOf(spec: SetSpec, entries: readonly string[]): number {
+  return entries.reduce((sum, entry) => withHash(sum, entryHash(spec, entry)), 0)
 }
 
 /** Without what the kernel makes up by itself. */
@@ -52,6 +58,7 @@ export function ipsetContract<I extends Ipset>(make: () => Promise<I>, dump: (ip
     expect(found?.entries.toSorted()).toEqual(texts.toSorted())
     expect(found?.references).toBe(0)
     if (type !== 'bitmap:port') expect(found?.spec).toEqual(spec)
+    expect(await ipset.digest('test')).toEqual({ spec: found?.spec, sum: sumOf(spec, texts) })
     expect(sorted(dump(ipset)).filter((line) => line.startsWith('add'))).toEqual(
       texts.map((text) => `add test ${text}`).toSorted(),
     )
@@ -129,12 +136,15 @@ export function ipsetContract<I extends Ipset>(make: () => Promise<I>, dump: (ip
     })
     expect(await ipset.add(spec, texts)).toEqual(new Map())
     expect((await ipset.list('test'))?.entries.toSorted()).toEqual(texts.toSorted())
+    expect((await ipset.digest('test'))?.sum).toBe(sumOf(spec, texts))
     expect(await ipset.remove(spec, texts)).toEqual(new Map())
     expect((await ipset.list('test'))?.entries).toEqual([])
+    expect((await ipset.digest('test'))?.sum).toBe(0)
   })
 
   it('lists no missing set', async () => {
     expect(await ipset.list('test')).toBeUndefined()
+    expect(await ipset.digest('test')).toBeUndefined()
     expect(await ipset.names()).toEqual([])
   })
 
