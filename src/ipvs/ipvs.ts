@@ -59,9 +59,10 @@ export interface Ipvs {
   listAll(): Promise<readonly ObservedServer[]>
   /**
    * Looks through all virtual servers of a family for differences from what is known, by key. Others may write
-   * meanwhile: what they touched is in the answer or not.
+   * meanwhile: what they touched is in the answer or not. Where there are very many it takes long: a thrifty look is left
+   * out, with no differences, while it would take more than a small share of the time.
    */
-  compare(family: Family, known: ReadonlyMap<string, KnownServer>): Promise<IpvsDifferences>
+  compare(family: Family, known: ReadonlyMap<string, KnownServer>, thrifty?: boolean): Promise<IpvsDifferences>
   timeouts(): Promise<IpvsTimeouts>
   setTimeouts(timeouts: IpvsTimeouts): Promise<void>
   close(): void

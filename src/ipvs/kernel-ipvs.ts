@@ -1,6 +1,7 @@
 import { closeSync, openSync, readSync } from 'node:fs'
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { KernelError } from '../lib/errors.ts'
+import { Thrift } from '../lib/thrift.ts'
 import { mapInTurns, PatientTurn, Queue } from '../lib/turn.ts'
 import type { Family } from '../model/address.ts'
 import { DestinationDigest } from '../model/destination-list.ts'
@@ -45,6 +46,12 @@ const mostSuspects = 256
 
 /** Milliseconds in which another family may join a reading. */
 const joinTime = 20
+
+/**
+ * So much of a core reading the proc file may take. Each page of it makes the kernel count its way through all servers up to
+ * there (ip_vs_info_array): the time grows with their square.
+ */
+const readingShare = 0.01
 
 /** Changes turned into messages at a time, so that 100,000 of them are never there at once. */
 const changesPerBatch = 2048
@@ -155,6 +162,7 @@ export class KernelIpvs implements Ipvs {
   readonly #openProc: () => ProcFile
   #familyId: Promise<number> | undefined
   readonly #queue = new Queue()
+  readonly #thrift = new Thrift(readingShare)
   /** A reading of the proc file that has not begun: others may join it. */
   #joinable: { readonly visitors: Map<Family, ProcVisitor>; readonly done: Promise<void> } | undefined
   /** Families of which all servers have been listed once. */
@@ -262,13 +270,14 @@ export class KernelIpvs implements Ipvs {
     return servers
   }
 
-  async compare(family: Family, known: ReadonlyMap<string, KnownServer>): Promise<IpvsDifferences> {
+  async compare(family: Family, known: ReadonlyMap<string, KnownServer>, thrifty = false): Promise<IpvsDifferences> {
     // The first time nothing may be missed; afterwards a list of many servers would keep the writes waiting.
     if (!this.#listed.has(family) || this.#serverCount < manyServers) {
       const all = await this.#listFamily(family)
       this.#listed.add(family)
       return differences(family, all, known)
     }
+    if (thrifty && this.#joinable === undefined && !this.#thrift.isDue) return { found: [], missing: [] }
     let survey = await this.#survey(family, known)
     // Gathering ten thousand names in each look would fill the memory for nothing.
     if (survey.seenCount < known.size) survey = await this.#survey(family, known, new Set())
@@ -346,14 +355,20 @@ export class KernelIpvs implements Ipvs {
     const turn = new PatientTurn()
     const buffer = Buffer.allocUnsafe(65_536)
     const file = this.#openProc()
+    let spent = 0
+    let began = performance.now()
     try {
       for (let count = file.read(buffer); count > 0; count = file.read(buffer)) {
         parser.push(buffer.subarray(0, count))
-        if (turn.isOver) await turn.next()
+        if (!turn.isOver) continue
+        spent += performance.now() - began
+        await turn.next()
+        began = performance.now()
       }
     } finally {
       file.close()
     }
+    this.#thrift.spent(spent + performance.now() - began)
   }
 
   async timeouts(): Promise<IpvsTimeouts> {

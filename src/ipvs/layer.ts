@@ -91,12 +91,13 @@ export class IpvsLayer implements Layer {
     return count
   }
 
-  async resync(): Promise<readonly Drift[]> {
+  async resync(thrifty = false): Promise<readonly Drift[]> {
     const drifts: Drift[] = []
     // What is written while the kernel is read may be in the answer or not: the next look judges it.
     const touched = new Set(this.#writing)
     this.#touched = touched
-    const { found, missing } = await this.#options.ipvs.compare(this.#options.family, this.#present).finally(() => {
+    const { ipvs, family } = this.#options
+    const { found, missing } = await ipvs.compare(family, this.#present, thrifty).finally(() => {
       this.#touched = undefined
     })
     const turn = new PatientTurn()

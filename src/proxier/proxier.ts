@@ -2,6 +2,7 @@ import { isDeepStrictEqual } from 'node:util'
 import { systemClock, type Clock } from '../lib/clock.ts'
 import { describeError } from '../lib/errors.ts'
 import type { Log } from '../lib/log.ts'
+import { Thrift } from '../lib/thrift.ts'
 import { inOwnTurn, Turn, urgently } from '../lib/turn.ts'
 import { familyOf, type Cidr, type Family } from '../model/address.ts'
 import type { EndpointSliceRecord, NodeRecord, ServiceRecord } from '../model/cluster.ts'
@@ -142,6 +143,8 @@ export class Proxier {
   /** Owner and address of clashes that were told. */
   readonly #clashes = new Map<Owner, readonly string[]>()
   #addressesStale = true
+  /** Their changes are told as they happen: reading them again only makes up for what was not told. */
+  readonly #addressThrift = new Thrift(0.005)
   #passes = 0
   #readAheadAt = Number.NEGATIVE_INFINITY
   #triggerTimes: number[] = []
@@ -283,13 +286,17 @@ export class Proxier {
       // One that failed is read by the next pass, which must know.
       if (this.#unread.has(layer.name)) continue
       try {
-        this.#tellDrifts(layer, await layer.resync())
+        this.#tellDrifts(layer, await layer.resync(true))
       } catch {
         this.#unread.add(layer.name)
       }
     }
-    // What fails is read again by the pass, which tells why.
-    await this.#readNodeAddresses(new Map())
+    if (this.#addressThrift.isDue) {
+      const before = performance.now()
+      // What fails is read again by the pass, which tells why.
+      await this.#readNodeAddresses(new Map())
+      this.#addressThrift.spent(performance.now() - before)
+    }
     this.#checkEnded = { at: performance.now(), took: performance.now() - began }
     this.#checkedSince = since
     this.#pacer.request()

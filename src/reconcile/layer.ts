@@ -27,9 +27,9 @@ export interface Layer {
   /**
    * Looks at the kernel; afterwards the pending work is the true difference. Answers what differs from what this
    * process had written and was told had succeeded; at the first call nothing. May run beside `add` and `remove`: what
-   * they write meanwhile is left to the next look.
+   * they write meanwhile is left to the next look. A thrifty look may leave out what would take too much of a core.
    */
-  resync(): Promise<readonly Drift[]>
+  resync(thrifty?: boolean): Promise<readonly Drift[]>
   /** Makes what is wanted exist, leaving out entries whose every owner is held. */
   add(held: ReadonlySet<Owner>): Promise<Outcome>
   /** Takes away what is ours and unwanted. Absent is success. */

@@ -154,9 +154,9 @@ class FaultyIpvs implements Ipvs {
     return this.#inner.listAll()
   }
 
-  async compare(family: Family, known: ReadonlyMap<string, KnownServer>): Promise<IpvsDifferences> {
+  async compare(family: Family, known: ReadonlyMap<string, KnownServer>, thrifty?: boolean): Promise<IpvsDifferences> {
     this.#read()
-    return this.#inner.compare(family, known)
+    return this.#inner.compare(family, known, thrifty)
   }
 
   timeouts(): Promise<IpvsTimeouts> {

@@ -224,8 +224,8 @@ class GuardedIpvs implements Ipvs {
     return this.#inner.listAll()
   }
 
-  compare(family: Family, known: ReadonlyMap<string, KnownServer>): Promise<IpvsDifferences> {
-    return this.#inner.compare(family, known)
+  compare(family: Family, known: ReadonlyMap<string, KnownServer>, thrifty?: boolean): Promise<IpvsDifferences> {
+    return this.#inner.compare(family, known, thrifty)
   }
 
   timeouts(): Promise<IpvsTimeouts> {

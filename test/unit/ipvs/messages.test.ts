@@ -1,8 +1,8 @@
 import { describe, expect, it } from 'vitest'
 import * as messages from '../../../src/ipvs/messages.ts'
-import { serverKey, type IpvsChange, type ObservedDestination } from '../../../src/ipvs/ipvs.ts'
+import { serverKey, type IpvsChange, type IpvsDifferences, type ObservedDestination } from '../../../src/ipvs/ipvs.ts'
 import { ProcParser, wordsText } from '../../../src/ipvs/proc.ts'
-import { KernelIpvs } from '../../../src/ipvs/kernel-ipvs.ts'
+import { KernelIpvs, type ProcFile } from '../../../src/ipvs/kernel-ipvs.ts'
 import { Writer } from '../../../src/netlink/attributes.ts'
 import { Connection, type Message } from '../../../src/netlink/connection.ts'
 import { fakeKernel, message, refusing, result } from '../netlink/fake-socket.ts'
@@ -194,6 +194,46 @@ describe('KernelIpvs', () => {
     const commands = fake.sends.slice(1).map(({ messages: [one] }) => one!.payload[0])
     // IPVS_CMD_GET_SERVICE, GET_DEST for each, then NEW_SERVICE.
     expect(commands).toEqual([4, 8, 8, 1, 4])
+  })
+
+  it('leaves out thrifty looks for a while after one that took long', async () => {
+    const fake = fakeKernel(([one, ...rest], purpose) =>
+      one!.type === 0x10
+        ? [message(0x10, one!.sequence, family), result(2, one!.sequence, 0)]
+        : purpose === 'requests'
+          ? refusing(() => 0)([one!, ...rest])
+          : [result(3, one!.sequence, 0)],
+    )
+    let readings = 0
+    let takes = 1
+    const slowFile = (): ProcFile => {
+      readings++
+      return {
+        read: () => {
+          for (const end = performance.now() + takes; performance.now() < end;);
+          return 0
+        },
+        close: () => {},
+      }
+    }
+    const ipvs = new KernelIpvs(() => new Connection(fake.open), slowFile)
+    const look = (thrifty: boolean): Promise<IpvsDifferences> => ipvs.compare('IPv4', new Map(), thrifty)
+    // Few servers are listed, whatever it takes.
+    await look(true)
+    await ipvs.apply(Array.from({ length: 64 }, () => changes[1]!))
+    const seen: number[] = []
+    for (const [milliseconds, thrifty] of [
+      [1, true],
+      [60, true],
+      [60, true],
+      [60, false],
+    ] as const) {
+      takes = milliseconds
+      expect(await look(thrifty)).toEqual({ found: [], missing: [] })
+      seen.push(readings)
+    }
+    expect(seen).toEqual([1, 2, 2, 3])
+    ipvs.close()
   })
 
   it('asks again for a family that was not there', async () => {
