@@ -65,6 +65,10 @@ export async function urgently<T>(act: () => Promise<T>): Promise<T> {
   }
 }
 
+function isUrgentWorkUnderWay(): boolean {
+  return urgentCount > 0
+}
+
 function untilNothingIsUrgent(most: number): Promise<void> {
   return new Promise<void>((resolve) => {
     const wake = (): void => {
@@ -86,7 +90,7 @@ export class PatientTurn extends Turn {
   override async next(): Promise<void> {
     const latest = performance.now() + patience
     await super.next()
-    while (urgentCount > 0 && performance.now() < latest) {
+    while (isUrgentWorkUnderWay() && performance.now() < latest) {
       await untilNothingIsUrgent(latest - performance.now())
       await super.next()
     }
