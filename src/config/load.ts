@@ -1,6 +1,7 @@
 import { isDeepStrictEqual } from 'node:util'
 import { LineCounter, parseDocument } from 'yaml'
 import { canonicalAddress } from '../model/address.ts'
+import { gatesInUse } from './gates.ts'
 import { nearest } from './nearest.ts'
 import { fields, parseListen, type FieldPath, type FieldSpec, type ProxyConfig } from './schema.ts'
 
@@ -76,7 +77,7 @@ export function loadConfig({ file, flags }: Sources): Loaded {
   )
   if (unused.length > 0) notices.push(`not in use yet: ${unused.join(', ')}`)
   if (config.mode === '') notices.push('mode is not set; this daemon runs IPVS mode')
-  const gates = Object.keys(config.featureGates)
+  const gates = Object.keys(config.featureGates).filter((name) => !Object.hasOwn(gatesInUse, name))
   if (gates.length > 0) notices.push(`feature gates are accepted and have no effect: ${gates.join(', ')}`)
   return { config, problems, notices }
 }

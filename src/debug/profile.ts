@@ -43,9 +43,7 @@ export async function* cpuProfile(seconds: number, signal: AbortSignal): AsyncGe
 }
 
 function post(session: Session, method: 'Profiler.enable' | 'Profiler.start'): Promise<void> {
-  return new Promise((resolve, reject) =>
-    session.post(method, (error) => (error === null ? resolve() : reject(error))),
-  )
+  return new Promise((resolve, reject) => session.post(method, (error) => (error === null ? resolve() : reject(error))))
 }
 
 /**

@@ -1,6 +1,17 @@
 import type { KernelError } from '../lib/errors.ts'
 import { addressBytes, addressText, familyOf, putAddress, type Family, type Protocol } from '../model/address.ts'
-import { attributes, be16, bytes, count64, ipAddress, nested, text, u16, u32, type Writer } from '../netlink/attributes.ts'
+import {
+  attributes,
+  be16,
+  bytes,
+  count64,
+  ipAddress,
+  nested,
+  text,
+  u16,
+  u32,
+  type Writer,
+} from '../netlink/attributes.ts'
 import type { Message } from '../netlink/connection.ts'
 import { errno, kernelError } from '../netlink/errno.ts'
 import { genericHeaderLength, genericMessage } from '../netlink/generic.ts'

@@ -41,9 +41,9 @@ export async function* expose(
   more?: (format: Format) => AsyncIterable<string>,
   turn: Turn = new Turn(1),
 ): AsyncGenerator<string> {
-  for (const metric of registry.getMetricsAsArray()) {
+  for (const { name } of registry.getMetricsAsArray()) {
     if (turn.isOver) await turn.next()
-    const text = await registry.getMetricsAsString(metric)
+    const text = await registry.getSingleMetricAsString(name)
     yield `${format === 'openmetrics' ? inOpenMetrics(text) : text}\n`
   }
   if (more !== undefined) yield* more(format)
