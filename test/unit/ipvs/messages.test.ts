@@ -1,6 +1,13 @@
 import { describe, expect, it } from 'vitest'
 import * as messages from '../../../src/ipvs/messages.ts'
-import { serverKey, type IpvsChange, type ObservedDestination } from '../../../src/ipvs/ipvs.ts'
+import {
+  serverKey,
+  type IpvsChange,
+  type ObservedDestination,
+  type ServerCounters,
+  type ServerId,
+  type ServerStanding,
+} from '../../../src/ipvs/ipvs.ts'
 import { ProcParser, wordsText } from '../../../src/ipvs/proc.ts'
 import { KernelIpvs } from '../../../src/ipvs/kernel-ipvs.ts'
 import { Writer } from '../../../src/netlink/attributes.ts'
@@ -67,6 +74,24 @@ describe('messages', () => {
 
   it('servers are read from a dump', () => {
     expect(kernel.servers.map((text) => messages.decodeServer(bytes(text)))).toEqual(servers)
+  })
+
+  it('counters are read from a dump', () => {
+    const counters = (text: string) => {
+      const whole = Buffer.concat([Buffer.alloc(7), bytes(text)])
+      return messages.decodeCounters(whole, 7, whole.length)
+    }
+    const none = { connections: 0, incomingPackets: 0, outgoingPackets: 0, incomingBytes: 0, outgoingBytes: 0 }
+    expect(kernel.servers.map(counters)).toEqual([
+      { id: v4, counters: none },
+      { id: v6, counters: none },
+    ])
+    // IPVS_SVC_ATTR_STATS64 with 2^33 + 1 connections in the place of none.
+    const [first = ''] = kernel.servers
+    const at = first.indexOf('7c000c00' + '0c000100') + 16
+    expect(first.slice(at, at + 16)).toBe('0'.repeat(16))
+    const busy = `${first.slice(0, at)}0100000002000000${first.slice(at + 16)}`
+    expect(counters(busy)?.counters).toEqual({ ...none, connections: 2 ** 33 + 1 })
   })
 
   it('destinations are read from a dump', () => {
@@ -194,6 +219,77 @@ describe('KernelIpvs', () => {
     const commands = fake.sends.slice(1).map(({ messages: [one] }) => one!.payload[0])
     // IPVS_CMD_GET_SERVICE, GET_DEST for each, then NEW_SERVICE.
     expect(commands).toEqual([4, 8, 8, 1, 4])
+  })
+
+  describe('traffic', () => {
+    /** Answers dumps of servers; `onDump` is called before each answer. */
+    const counting = (onDump: (nth: number) => void) => {
+      let dumps = 0
+      return fakeKernel(([one], purpose) => {
+        if (one!.type === 0x10) return [message(0x10, one!.sequence, family), result(2, one!.sequence, 0)]
+        if (purpose === 'requests') return refusing(() => 0)([one!])
+        onDump(++dumps)
+        return [
+          ...kernel.servers.map((text) => message(0x20, one!.sequence, bytes(text), 2)),
+          result(3, one!.sequence, 0),
+        ]
+      })
+    }
+    const proc =
+      'TCP  0A600001:01BB rr  \n' +
+      '  -> 0A000202:192B      Masq    1      3          40        \n' +
+      '  -> 0A000203:192B      Masq    0      1          2         \n'
+    const file = () => {
+      let left = proc
+      return {
+        read: (buffer: Buffer) => {
+          const count = buffer.write(left)
+          left = ''
+          return count
+        },
+        close: () => {},
+      }
+    }
+    const recorder = () => {
+      const told: string[] = []
+      return {
+        told,
+        visitor: {
+          begin: () => void told.push('begin'),
+          counted: (id: ServerId, { connections }: ServerCounters) => void told.push(`${serverKey(id)} ${connections}`),
+          standing: (id: ServerId, one: ServerStanding) =>
+            void told.push(
+              `${serverKey(id)} ${one.ready} ${one.draining} ${one.activeConnections} ${one.inactiveConnections}`,
+            ),
+        },
+      }
+    }
+    const once = ['begin', '10.96.0.1:443/TCP 0', '[fd00::a]:53/UDP 0']
+    const standing = '10.96.0.1:443/TCP 1 1 4 42'
+
+    it('is counters by netlink, destinations by the proc file', async () => {
+      const fake = counting(() => {})
+      const ipvs = new KernelIpvs(() => new Connection(fake.open), file)
+      const { told, visitor } = recorder()
+      await ipvs.traffic(visitor)
+      expect(told).toEqual([...once, standing])
+    })
+
+    it.each<[string, IpvsChange[], number]>([
+      ['is counted again where servers were deleted meanwhile', [{ kind: 'deleteServer', server: v4 }], 2],
+      ['is not counted again for other writes', changes.slice(0, 1), 1],
+    ])('%s', async (_name, written, dumps) => {
+      let ipvs: KernelIpvs | undefined
+      let writing: Promise<unknown> | undefined
+      const fake = counting((nth) => {
+        if (nth === 1) writing = ipvs!.apply(written)
+      })
+      ipvs = new KernelIpvs(() => new Connection(fake.open), file)
+      const { told, visitor } = recorder()
+      await ipvs.traffic(visitor)
+      await writing
+      expect(told).toEqual([...Array.from({ length: dumps }, () => once).flat(), standing])
+    })
   })
 
   it('asks again for a family that was not there', async () => {
