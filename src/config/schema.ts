@@ -159,11 +159,8 @@ export function parseListen(text: string, defaultPort: number): { host: string; 
   return host !== undefined && port >= 1 && port <= 65535 ? { host, port } : undefined
 }
 
-/**
- * Whether a field does something here: `now`; `later` (listed once as not in use yet when it is set to something else
- * than its default); `never`: it belongs to another mode or system.
- */
-export type Use = 'now' | 'later' | 'never'
+/** Whether a field does something here, or belongs to another mode or system. */
+export type Use = 'now' | 'never'
 
 export interface FieldSpec<T = unknown> {
   readonly kind: Kind<T>

@@ -114,7 +114,8 @@ export function figureMetrics(
       registers: [registry],
       collect() {
         this.reset()
-        // What is not known is left out: a 0 would say something else.
+        // What is not known is left out: a 0, as prom-client would have it without labels, says something else.
+        if (labelNames.length === 0) this.remove()
         read((labels, value) => value !== undefined && this.set(labels, value))
       },
     })

@@ -69,7 +69,7 @@ test('/metrics/slis counts the checks that were asked for', async () => {
   const lines = (await ask('/metrics/slis')).body.split('\n').filter((line) => line.startsWith('kubernetes_'))
   expect(lines).toEqual([
     'kubernetes_healthcheck{name="ping",type="healthz"} 1',
-    'kubernetes_healthchecks_total{name="ping",type="healthz",status="success"} 3',
+    'kubernetes_healthchecks_total{name="ping",status="success",type="healthz"} 3',
   ])
 })
 

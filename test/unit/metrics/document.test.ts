@@ -8,7 +8,7 @@ const text = readFileSync(join(import.meta.dirname, '../../../docs/metrics.md'),
 
 /** Type of each family by the document's tables. */
 const documented = new Map<string, string>()
-for (const [, name, type] of text.matchAll(/^\| `([a-z_]+)` +\| (counter|gauge|histogram) +\|/gm)) {
+for (const [, name, type] of text.matchAll(/^\| `([a-z_0-9]+)` +\| (counter|gauge|histogram) +\|/gm)) {
   expect(documented.has(name!), name).toBe(false)
   documented.set(name!, type!)
 }
