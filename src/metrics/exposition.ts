@@ -46,7 +46,11 @@ export async function* expose(
     const text = await registry.getSingleMetricAsString(name)
     yield `${format === 'openmetrics' ? inOpenMetrics(text) : text}\n`
   }
-  if (more !== undefined) yield* more(format)
+  if (more !== undefined) {
+    // Whoever gives them counts the time from here on.
+    await turn.next()
+    yield* more(format)
+  }
   if (format === 'openmetrics') yield '# EOF\n'
 }
 

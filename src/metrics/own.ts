@@ -106,7 +106,7 @@ export function figureMetrics(
     help: string,
     labelNames: readonly L[],
     read: (set: (labels: Readonly<Partial<Record<L, string>>>, value: number | undefined) => void) => void,
-  ): void => {
+  ) =>
     new Gauge<L>({
       name: `kube_ipvs_${name}`,
       help,
@@ -119,7 +119,6 @@ export function figureMetrics(
         read((labels, value) => value !== undefined && this.set(labels, value))
       },
     })
-  }
   const ofFamily = <L extends string>(
     name: string,
     help: string,
@@ -128,7 +127,7 @@ export function figureMetrics(
       figures: FamilyFigures,
       set: (labels: Readonly<Partial<Record<L, string>>>, value: number | undefined) => void,
     ) => void,
-  ): void =>
+  ) =>
     gauge<string>(name, help, ['ip_family', ...labelNames], (set) => {
       for (const [ip_family, figures] of families) {
         read(figures, (labels, value) => set({ ip_family, ...labels }, value))

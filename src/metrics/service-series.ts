@@ -62,6 +62,7 @@ export async function* serviceSeries(
   turn: Turn = new Turn(1),
 ): AsyncGenerator<string> {
   const rows = table.busiest(most)
+  await turn.next()
   for (const { name, type, help, samples, ofDestinations } of serviceFamilies) {
     let piece = heading(name, type, help, format)
     let lines = 0

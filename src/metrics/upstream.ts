@@ -154,7 +154,7 @@ export function componentMetrics(registry: Registry) {
     },
     1,
   )
-  new Gauge({
+  const goroutines = new Gauge({
     name: 'go_goroutines',
     help:
       'Not goroutines, which Node.js has none of: handles, timers and requests that keep the event loop alive, for ' +
@@ -164,17 +164,7 @@ export function componentMetrics(registry: Registry) {
       this.set(process.getActiveResourcesInfo().length)
     },
   })
-  const counted = (name: string, help: string, count: () => number) =>
-    new Counter({
-      name,
-      help,
-      registers,
-      collect() {
-        this.reset()
-        this.inc(count())
-      },
-    })
-  new Counter({
+  const registered = new Counter({
     name: 'registered_metrics_total',
     help: 'The count of registered metrics broken by stability level and deprecation version. None here is promised to stay.',
     labelNames: ['stability_level', 'deprecated_version'] as const,
@@ -184,9 +174,15 @@ export function componentMetrics(registry: Registry) {
       this.inc({ stability_level: 'ALPHA', deprecated_version: '' }, registry.getMetricsAsArray().length)
     },
   })
-  counted('hidden_metrics_total', 'The count of hidden metrics: always 0.', () => 0)
-  counted('disabled_metrics_total', 'The count of disabled metrics: always 0.', () => 0)
   return {
+    goroutines,
+    registered,
+    hidden: new Counter({ name: 'hidden_metrics_total', help: 'The count of hidden metrics: always 0.', registers }),
+    disabled: new Counter({
+      name: 'disabled_metrics_total',
+      help: 'The count of disabled metrics: always 0.',
+      registers,
+    }),
     featureEnabled: new Gauge({
       name: 'kubernetes_feature_enabled',
       help:

@@ -88,7 +88,7 @@ describe('messages', () => {
     ])
     // IPVS_SVC_ATTR_STATS64 with 2^33 + 1 connections in the place of none.
     const [first = ''] = kernel.servers
-    const at = first.indexOf('7c000c00' + '0c000100') + 16
+    const at = first.indexOf('7c000c000c000100') + 16
     expect(first.slice(at, at + 16)).toBe('0'.repeat(16))
     const busy = `${first.slice(0, at)}0100000002000000${first.slice(at + 16)}`
     expect(counters(busy)?.counters).toEqual({ ...none, connections: 2 ** 33 + 1 })
