@@ -6,6 +6,7 @@ import {
   differences,
   serverFlags,
   serverKey,
+  standingOf,
   type Destination,
   type DestinationId,
   type Ipvs,
@@ -107,14 +108,7 @@ export class FakeIpvs implements Ipvs, IpvsTraffic {
     visitor.begin()
     for (const { server, counters } of this.#servers.values()) visitor.counted(server, counters)
     for (const { server, destinations } of this.#servers.values()) {
-      const all = [...destinations.values()]
-      const draining = all.filter(({ weight }) => weight === 0).length
-      visitor.standing(server, {
-        ready: all.length - draining,
-        draining,
-        activeConnections: all.reduce((sum, one) => sum + one.activeConnections, 0),
-        inactiveConnections: all.reduce((sum, one) => sum + one.inactiveConnections, 0),
-      })
+      visitor.standing(server, standingOf([...destinations.values()]))
     }
   }
 

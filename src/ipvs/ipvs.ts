@@ -109,6 +109,18 @@ export interface IpvsTraffic {
   traffic(visitor: TrafficVisitor): Promise<void>
 }
 
+/** How these destinations of a virtual server stand. */
+export function standingOf(destinations: readonly ObservedDestination[]): ServerStanding {
+  const sums = { ready: 0, draining: 0, activeConnections: 0, inactiveConnections: 0 }
+  for (const { weight, activeConnections, inactiveConnections } of destinations) {
+    if (weight === 0) sums.draining++
+    else sums.ready++
+    sums.activeConnections += activeConnections
+    sums.inactiveConnections += inactiveConnections
+  }
+  return sums
+}
+
 /** Whether nothing of a virtual server has to be written. */
 export function sameServer(a: VirtualServer, b: VirtualServer): boolean {
   return a === b || (a.scheduler === b.scheduler && a.flags === b.flags && a.timeout === b.timeout)

@@ -12,6 +12,7 @@ import {
   differences,
   serverFlags,
   serverKey,
+  standingOf,
   type Ipvs,
   type IpvsChange,
   type IpvsDifferences,
@@ -316,23 +317,38 @@ export class KernelIpvs implements Ipvs, IpvsTraffic {
   }
 
   async traffic(visitor: TrafficVisitor): Promise<void> {
+    /** Those whose destinations are not told yet. */
+    const outstanding = new Map<string, ServerId>()
     // Beside the writes at first, for a dump of many servers would keep them waiting; where one of them deleted
     // servers, the dump may have left others out.
     const before = this.#deletions
-    await this.#count(visitor)
-    if (this.#deletions !== before) await this.#queue.run(() => this.#count(visitor))
-    const standing = new StandingVisitor(visitor)
-    await this.#readProc(standing)
-    standing.end()
+    await this.#count(visitor, outstanding)
+    if (this.#deletions !== before) await this.#queue.run(() => this.#count(visitor, outstanding))
+    if (outstanding.size >= manyServers) {
+      const standing = new StandingVisitor((id, sums) => {
+        if (outstanding.delete(serverKey(id))) visitor.standing(id, sums)
+      })
+      await this.#readProc(standing)
+      standing.end()
+    }
+    // Those that the file has left out; too many of them would take too long.
+    if (outstanding.size > mostSuspects) return
+    for (const id of outstanding.values()) {
+      const destinations = await this.#queue.run(() => this.#listDestinations(id))
+      visitor.standing(id, standingOf(destinations))
+    }
   }
 
-  async #count(visitor: TrafficVisitor): Promise<void> {
+  async #count(visitor: TrafficVisitor, counted: Map<string, ServerId>): Promise<void> {
     const message = listServersMessage(await this.#family())
     const value = await this.#connection.scan(message, () => {
       visitor.begin()
+      counted.clear()
       return ({ datagram, start, end }) => {
         const one = decodeCounters(datagram, start, end)
-        if (one !== undefined) visitor.counted(one.id, one.counters)
+        if (one === undefined) return
+        counted.set(serverKey(one.id), one.id)
+        visitor.counted(one.id, one.counters)
       }
     })
     if (value !== 0) throw kernelError(value, 'list', 'counters of virtual servers')

@@ -1,6 +1,6 @@
 import { addressBytes, addressText, type Family, type Protocol } from '../model/address.ts'
 import type { ServerId } from '../model/virtual-server.ts'
-import type { TrafficVisitor } from './ipvs.ts'
+import type { ServerStanding } from './ipvs.ts'
 
 /** One line of a destination; the parser fills the same object again for the next one. */
 export interface ProcDestination {
@@ -157,12 +157,13 @@ export class ProcParser {
 
 /** Sums up the destinations of each virtual server. */
 export class StandingVisitor implements ProcVisitor {
-  readonly #visitor: Pick<TrafficVisitor, 'standing'>
+  readonly #tell: (server: ServerId, standing: ServerStanding) => void
   readonly #sum = { ready: 0, draining: 0, activeConnections: 0, inactiveConnections: 0 }
   #current: ServerId | undefined
 
-  constructor(visitor: Pick<TrafficVisitor, 'standing'>) {
-    this.#visitor = visitor
+  /** `tell` gets the same sums, filled again, each time. */
+  constructor(tell: (server: ServerId, standing: ServerStanding) => void) {
+    this.#tell = tell
   }
 
   server(id: ServerId): void {
@@ -179,7 +180,7 @@ export class StandingVisitor implements ProcVisitor {
 
   /** Tells the last server. */
   end(): void {
-    if (this.#current !== undefined) this.#visitor.standing(this.#current, this.#sum)
+    if (this.#current !== undefined) this.#tell(this.#current, this.#sum)
     this.#current = undefined
     Object.assign(this.#sum, { ready: 0, draining: 0, activeConnections: 0, inactiveConnections: 0 })
   }

@@ -222,34 +222,27 @@ describe('KernelIpvs', () => {
   })
 
   describe('traffic', () => {
-    /** Answers dumps of servers; `onDump` is called before each answer. */
-    const counting = (onDump: (nth: number) => void) => {
+    /** Answers dumps of these servers and of each one's destinations; `onDump` is called before those of servers. */
+    const counting = (onDump: (nth: number) => void, servers = kernel.servers.map(bytes)) => {
       let dumps = 0
       return fakeKernel(([one], purpose) => {
-        if (one!.type === 0x10) return [message(0x10, one!.sequence, family), result(2, one!.sequence, 0)]
+        const { sequence } = one!
+        if (one!.type === 0x10) return [message(0x10, sequence, family), result(2, sequence, 0)]
         if (purpose === 'requests') return refusing(() => 0)([one!])
-        onDump(++dumps)
-        return [
-          ...kernel.servers.map((text) => message(0x20, one!.sequence, bytes(text), 2)),
-          result(3, one!.sequence, 0),
-        ]
+        const isOfServers = one!.payload[0] === 4
+        if (isOfServers) onDump(++dumps)
+        const answers = isOfServers ? servers : kernel.destinations.slice(0, 1).map(bytes)
+        return [...answers.map((payload) => message(0x20, sequence, payload, 2)), result(3, sequence, 0)]
       })
     }
-    const proc =
-      'TCP  0A600001:01BB rr  \n' +
-      '  -> 0A000202:192B      Masq    1      3          40        \n' +
-      '  -> 0A000203:192B      Masq    0      1          2         \n'
-    const file = () => {
-      let left = proc
-      return {
-        read: (buffer: Buffer) => {
-          const count = buffer.write(left)
-          left = ''
-          return count
-        },
-        close: () => {},
-      }
-    }
+    const proc = (text: string) => () => ({
+      read: (buffer: Buffer) => {
+        const count = buffer.write(text)
+        text = ''
+        return count
+      },
+      close: () => {},
+    })
     const recorder = () => {
       const told: string[] = []
       return {
@@ -265,14 +258,41 @@ describe('KernelIpvs', () => {
       }
     }
     const once = ['begin', '10.96.0.1:443/TCP 0', '[fd00::a]:53/UDP 0']
-    const standing = '10.96.0.1:443/TCP 1 1 4 42'
+    const standing = ['10.96.0.1:443/TCP 1 0 0 0', '[fd00::a]:53/UDP 1 0 0 0']
 
-    it('is counters by netlink, destinations by the proc file', async () => {
-      const fake = counting(() => {})
-      const ipvs = new KernelIpvs(() => new Connection(fake.open), file)
+    it('of few servers is counters and destinations by netlink', async () => {
+      const ipvs = new KernelIpvs(() => new Connection(counting(() => {}).open), proc(''))
       const { told, visitor } = recorder()
       await ipvs.traffic(visitor)
-      expect(told).toEqual([...once, standing])
+      expect(told).toEqual([...once, ...standing])
+    })
+
+    it('of many is destinations by the proc file; those that it leaves out are asked for', async () => {
+      const addressOf = (n: number): Uint8Array => Uint8Array.from([10, 96, 1, n])
+      const many = Array.from({ length: 70 }, (_, n) =>
+        Buffer.concat([
+          Buffer.alloc(4),
+          messages.commandAttributes.encode({ server: { family: 2, protocol: 6, address: addressOf(n), port: 80 } }),
+        ]),
+      )
+      const lines = many.flatMap((_, n) =>
+        n === 7
+          ? []
+          : [
+              `TCP  0A6001${n.toString(16).padStart(2, '0').toUpperCase()}:0050 rr  `,
+              '  -> 0A000202:192B      Masq    1      3          40        ',
+              '  -> 0A000203:192B      Masq    0      1          2         ',
+            ],
+      )
+      // Somebody else's, in the file twice: told once or not at all.
+      const text = [...lines, 'TCP  0A600101:0050 rr  ', 'TCP  0A600201:0050 rr  ', ''].join('\n')
+      const ipvs = new KernelIpvs(() => new Connection(counting(() => {}, many).open), proc(text))
+      const { told, visitor } = recorder()
+      await ipvs.traffic(visitor)
+      const stood = told.filter((line) => line.split(' ').length === 5)
+      expect(stood).toHaveLength(70)
+      expect(stood[0]).toBe('10.96.1.0:80/TCP 1 1 4 42')
+      expect(stood.at(-1)).toBe('10.96.1.7:80/TCP 1 0 0 0')
     })
 
     it.each<[string, IpvsChange[], number]>([
@@ -284,11 +304,11 @@ describe('KernelIpvs', () => {
       const fake = counting((nth) => {
         if (nth === 1) writing = ipvs!.apply(written)
       })
-      ipvs = new KernelIpvs(() => new Connection(fake.open), file)
+      ipvs = new KernelIpvs(() => new Connection(fake.open), proc(''))
       const { told, visitor } = recorder()
       await ipvs.traffic(visitor)
       await writing
-      expect(told).toEqual([...Array.from({ length: dumps }, () => once).flat(), standing])
+      expect(told).toEqual([...Array.from({ length: dumps }, () => once).flat(), ...standing])
     })
   })
 
