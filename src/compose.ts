@@ -11,38 +11,47 @@ import { IpsetLayer } from './ipset/layer.ts'
 import { RuleGeneration } from './iptables/generation.ts'
 import type { Iptables } from './iptables/iptables.ts'
 import { IptablesLayer } from './iptables/layer.ts'
-import { chooseVariant, IptablesTool } from './iptables/restore.ts'
-import type { Ipvs } from './ipvs/ipvs.ts'
+import { chooseVariant, IptablesTool, theHost } from './iptables/restore.ts'
+import type { Ipvs, IpvsTraffic } from './ipvs/ipvs.ts'
 import { KernelIpvs } from './ipvs/kernel-ipvs.ts'
 import { IpvsLayer } from './ipvs/layer.ts'
 import { systemClock } from './lib/clock.ts'
 import type { Log } from './lib/log.ts'
+import type { RunCommand } from './lib/process.ts'
+import type { FamilyFigures } from './metrics/figures.ts'
 import { cidrText, familyOf, isIPv6LinkLocal, isLoopback, parseCidr, type Cidr, type Family } from './model/address.ts'
 import type { ClusterListener, NodeRecord } from './model/cluster.ts'
 import type { LocalDetector } from './model/local-detector.ts'
-import { Connection, type Traffic } from './netlink/connection.ts'
+import { Connection, type CallObserver, type Traffic } from './netlink/connection.ts'
+import { errnoName } from './netlink/errno.ts'
 import { protocols } from './netlink/header.ts'
 import { Ledger } from './proxier/ledger.ts'
 import { Proxier, type ProxierObserver, type ProxierParts } from './proxier/proxier.ts'
 
 /** The kernel by netlink: one connection each, shared by the families. */
 export interface Kernel {
-  readonly ipvs: Ipvs
+  readonly ipvs: Ipvs & IpvsTraffic
   readonly ipset: Ipset
   readonly dummy: Dummy
   readonly flows: Flows
   readonly generation: RuleGeneration
-  /** What went to the kernel, by layer. */
-  readonly traffic: ReadonlyMap<string, Traffic>
   close(): void
 }
 
-export function openKernel(): Kernel {
-  const traffic = new Map<string, Traffic>()
+/** Hears what the kernel is asked for, by layer: netlink messages as they go out, calls once they are answered. */
+export interface KernelWatch {
+  /** Counted up. */
+  readonly traffic: Map<string, Traffic>
+  answered(layer: string, operation: string, milliseconds: number): void
+  /** `error`: errno by name, or "failed". */
+  refused(layer: string, operation: string, error: string): void
+}
+
+export function openKernel(watch?: KernelWatch): Kernel {
   const connect = (layer: string, protocol: number) => (): Connection => {
     const counts = { messages: 0, sends: 0 }
-    traffic.set(layer, counts)
-    return Connection.open(protocol, { traffic: counts })
+    watch?.traffic.set(layer, counts)
+    return Connection.open(protocol, { traffic: counts, observer: watch && observerOf(layer, watch) })
   }
   const ipvs = new KernelIpvs(connect('ipvs', protocols.generic))
   const ipset = new KernelIpset(connect('ipset', protocols.netfilter))
@@ -55,10 +64,16 @@ export function openKernel(): Kernel {
     dummy,
     flows,
     generation,
-    traffic,
     close: () => {
       for (const part of [ipvs, ipset, dummy, flows, generation]) part.close()
     },
+  }
+}
+
+function observerOf(layer: string, watch: KernelWatch): CallObserver {
+  return {
+    answered: (operation, milliseconds) => watch.answered(layer, operation, milliseconds),
+    refused: (operation, errno) => watch.refused(layer, operation, errno === 'failed' ? errno : errnoName(errno)),
   }
 }
 
@@ -89,14 +104,15 @@ export type DetectorOf = (family: Family, podCIDRs: readonly string[]) => LocalD
 const first: ReadonlySet<string> = new Set(['default/kubernetes', 'kube-system/kube-dns'])
 
 /** iptables of the families that this node can serve: IPv4 always, IPv6 where the kernel has it. */
-export async function openIptables(log: Log): Promise<ReadonlyMap<Family, IptablesTool>> {
+export async function openIptables(log: Log, watch?: KernelWatch): Promise<ReadonlyMap<Family, IptablesTool>> {
   const choice = await chooseVariant()
-  const tools = new Map<Family, IptablesTool>([['IPv4', await IptablesTool.open('IPv4', choice)]])
+  const host = watch === undefined ? theHost : { ...theHost, run: watched(theHost.run, watch) }
+  const tools = new Map<Family, IptablesTool>([['IPv4', await IptablesTool.open('IPv4', choice, host)]])
   const primary = tools.get('IPv4')!
   log.v(1, 'iptables chosen', { variant: primary.variant, version: primary.version, reason: choice.reason })
   if (existsSync('/proc/net/if_inet6')) {
     try {
-      const tool = await IptablesTool.open('IPv6', choice)
+      const tool = await IptablesTool.open('IPv6', choice, host)
       await tool.save('nat')
       tools.set('IPv6', tool)
     } catch (error) {
@@ -106,19 +122,57 @@ export async function openIptables(log: Log): Promise<ReadonlyMap<Family, Iptabl
   return tools
 }
 
+/** Runs of iptables-save and iptables-restore, told. */
+function watched(run: RunCommand, watch: KernelWatch): RunCommand {
+  return async (command, args, options) => {
+    const operation = /-(save|restore)$/.exec(command)?.[1]
+    if (operation === undefined) return run(command, args, options)
+    const began = performance.now()
+    let code: number | undefined
+    try {
+      const result = await run(command, args, options)
+      code = result.code
+      return result
+    } finally {
+      watch.answered('iptables', operation, performance.now() - began)
+      if (code !== 0) watch.refused('iptables', operation, 'failed')
+    }
+  }
+}
+
 /** What a pass does beside the kernel's state. */
 export type Effects = Pick<ProxierParts, 'flows' | 'serviceHealth'>
 
-/** One family's stack: ledger, layers and the proxier over them. */
-export function buildFamily(
+/** The kernel as the layers need it. */
+export interface LayerPorts {
+  readonly ipvs: Ipvs
+  readonly ipset: Ipset
+  readonly dummy: Dummy
+  readonly generation?: RuleGeneration
+}
+
+/** One family's ledger, layers and the proxier over them. */
+export interface FamilyStack {
+  readonly proxier: Proxier
+  readonly ledger: Ledger
+  /** For scrapes. */
+  readonly figures: FamilyFigures
+}
+
+/** The proxier of a family's stack. */
+export function buildFamily(...parts: Parameters<typeof buildStack>): Proxier {
+  return buildStack(...parts).proxier
+}
+
+export function buildStack(
   family: Family,
   settings: FamilySettings,
-  kernel: Pick<Kernel, 'ipvs' | 'ipset' | 'dummy'> & Partial<Pick<Kernel, 'generation'>>,
+  kernel: LayerPorts,
   iptables: Iptables & { readonly randomFully: boolean },
   log: Log,
   observer: ProxierObserver & { restoreFailed(family: Family): void },
   effects: Effects,
-): Proxier {
+): FamilyStack {
   const excludeCIDRs = settings.excludeCIDRs.filter((cidr) => cidr.family === family)
   const ledger: Ledger = new Ledger(
     {
@@ -168,7 +222,7 @@ export function buildFamily(
     ownersOf: (address) => ledger.addressOwners(address),
     speaksForDevice: family === 'IPv4',
   })
-  return new Proxier(
+  const proxier = new Proxier(
     {
       family,
       nodeName: settings.nodeName,
@@ -193,6 +247,33 @@ export function buildFamily(
       ...effects,
     },
   )
+  return { proxier, ledger, figures: figuresOf(proxier, sets, rules, servers, addresses) }
+}
+
+function figuresOf(
+  proxier: Proxier,
+  sets: IpsetLayer,
+  rules: IptablesLayer,
+  servers: IpvsLayer,
+  addresses: DummyLayer,
+): FamilyFigures {
+  return {
+    *counts() {
+      for (const layer of [sets, rules, servers, addresses]) {
+        for (const count of layer.counts()) yield { layer: layer.name, ...count }
+      }
+    },
+    sets: () => sets.fill(),
+    get draining() {
+      return servers.drainingCount
+    },
+    get connections() {
+      return servers.connections
+    },
+    get lastLook() {
+      return proxier.lastLook
+    },
+  }
 }
 
 /** Addresses of a family on all links but the dummy device, without loopback and IPv6 link-local ones. */

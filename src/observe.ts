@@ -75,6 +75,7 @@ export function observe(options: ObserveOptions): ProxierObserver & { restoreFai
       tellFailure(report)
       // A refused entry is its owner's trouble; a failed layer is everybody's.
       if (report.failures.length > 0) return
+      if (report.waited !== undefined) metrics.eventToKernel.observe(label, report.waited / 1000)
       const now = Date.now()
       health.updated(report.family)
       metrics.lastSync.set(label, now / 1000)

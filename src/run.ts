@@ -2,7 +2,7 @@ import { writeFileSync } from 'node:fs'
 import { stringify } from 'yaml'
 import type { CommandLine } from './cli/flags.ts'
 import { cleanup } from './cleanup.ts'
-import { openIptables, openKernel, type Kernel } from './compose.ts'
+import { openIptables, openKernel, type Kernel, type KernelWatch } from './compose.ts'
 import { nextConfig } from './config-follower.ts'
 import { externalForm } from './config/external.ts'
 import type { ProxyConfig } from './config/schema.ts'
@@ -11,8 +11,9 @@ import { systemClock } from './lib/clock.ts'
 import { describeError, ProxyError } from './lib/errors.ts'
 import { createLog, type Log } from './lib/log.ts'
 import { version } from './lib/version.ts'
-import { createMetrics } from './metrics/metrics.ts'
+import { createMetrics, startAtZero, type Metrics } from './metrics/metrics.ts'
 import { adjustOomScore } from './node/oom-score.ts'
+import { readTables } from './node/tables.ts'
 import { checkCapability, checkIpset, checkIpvs } from './preflight.ts'
 import { applyNodeSettings, prepare, runSession, type Prepared, type Shared } from './session.ts'
 import { checkAgainstFamilies, nodeNameOf, readConfig, readConfigFile } from './settings.ts'
@@ -33,9 +34,12 @@ export async function runDaemon(line: CommandLine): Promise<number> {
   }
   checkCapability()
   adjustOomScore(config.oomScoreAdj, log)
-  const kernel = openKernel()
+  const traffic: KernelWatch['traffic'] = new Map()
+  const metrics = createMetrics(traffic, readTables)
+  const watch = { traffic, ...watchOf(metrics) }
+  const kernel = openKernel(watch)
   try {
-    const shared = await openShared(line, config, kernel, log)
+    const shared = await openShared(line, config, kernel, metrics, watch, log)
     await follow(shared, text, await prepare(shared, config), stop.signal)
     return 0
   } finally {
@@ -44,15 +48,30 @@ export async function runDaemon(line: CommandLine): Promise<number> {
   }
 }
 
-async function openShared(line: CommandLine, config: ProxyConfig, kernel: Kernel, log: Log): Promise<Shared> {
+function watchOf({ kernelCalls, kernelErrors }: Metrics): Omit<KernelWatch, 'traffic'> {
+  return {
+    answered: (layer, operation, milliseconds) => kernelCalls.observe({ layer, operation }, milliseconds / 1000),
+    refused: (layer, operation, error) => kernelErrors.inc({ layer, operation, error }),
+  }
+}
+
+async function openShared(
+  line: CommandLine,
+  config: ProxyConfig,
+  kernel: Kernel,
+  metrics: Metrics,
+  watch: KernelWatch,
+  log: Log,
+): Promise<Shared> {
   // The kernel's own answer first: a tool that is missing as well is the lesser trouble.
   await checkIpvs(kernel.ipvs, config['ipvs.scheduler'])
-  const iptables = await openIptables(log)
+  const iptables = await openIptables(log, watch)
   const families = [...iptables.keys()]
   for (const notice of checkAgainstFamilies(config, families)) log.info(notice)
   const eligible = line.manifests !== undefined
   const health = new ProxierHealth(families, 2 * config['ipvs.syncPeriod'], eligible, systemClock, () => 'starting')
-  return { line, log, metrics: createMetrics(kernel.traffic), kernel, iptables, health }
+  startAtZero(metrics, families)
+  return { line, log, metrics, kernel, iptables, health }
 }
 
 /** One session after the other, each with the configuration that the file has come to say. */

@@ -1,6 +1,7 @@
 import { release } from 'node:os'
 import type { CommandLine } from './cli/flags.ts'
-import { buildFamily, dispatch, type Effects, type Kernel } from './compose.ts'
+import { buildStack, dispatch, type Effects, type Kernel } from './compose.ts'
+import { knownGates } from './config/gates.ts'
 import type { ProxyConfig } from './config/schema.ts'
 import { FlowCleaner } from './conntrack/cleaner.ts'
 import { deviceName } from './dummy/layer.ts'
@@ -31,7 +32,9 @@ import { AddressMonitor } from './node/address-monitor.ts'
 import { applyConntrackLimits } from './node/conntrack-limits.ts'
 import { observe } from './observe.ts'
 import { checkDummy, checkIpset, checkIpvs } from './preflight.ts'
+import type { Ledger } from './proxier/ledger.ts'
 import type { Proxier } from './proxier/proxier.ts'
+import { ServiceTraffic } from './service-traffic.ts'
 import { nodeNameOf, settingsOf } from './settings.ts'
 
 /** What outlives a change of the configuration. */
@@ -75,9 +78,15 @@ export async function prepare(shared: Shared, config: ProxyConfig): Promise<Prep
   const client = new Client({
     access,
     version,
-    observe: (method, code, seconds) => {
-      metrics.restRequests.inc({ method, code, host })
-      metrics.restDuration.observe({ verb: method, host }, seconds)
+    observer: {
+      answered: (method, code, seconds, bytes) => {
+        const labels = { verb: method, host }
+        metrics.restRequests.inc({ method, code, host })
+        metrics.restDuration.observe(labels, seconds)
+        metrics.restLimiter.observe(labels, 0)
+        metrics.restRequestSize.observe(labels, bytes)
+      },
+      received: (method, bytes) => metrics.restResponseSize.observe({ verb: method, host }, bytes),
     },
   })
   const source = new ApiSource({ client, nodeName, log })
@@ -147,6 +156,7 @@ export async function runSession(shared: Shared, prepared: Prepared, signal: Abo
     await applyNodeSettings(config, kernel, log)
     await checkDummy(kernel.dummy)
     const proxiers = new Map<Family, Proxier>()
+    const ledgers = new Map<Family, Ledger>()
     const waiting = new Set<ClusterKind>(['services', 'endpointslices'])
     health.follow(2 * settings.syncPeriod, () => {
       if (waiting.size > 0) return `waiting for ${[...waiting].join(' and ')}${source.trouble()}`
@@ -169,9 +179,18 @@ export async function runSession(shared: Shared, prepared: Prepared, signal: Abo
     for (const [family, tool] of iptables) {
       const effects = effectsOf(family, shared, events, () => proxiers.get(family)!)
       serviceHealth.push(effects.serviceHealth)
-      proxiers.set(family, buildFamily(family, settings, kernel, tool, log, observer, effects))
+      const stack = buildStack(family, settings, kernel, tool, log, observer, effects)
+      proxiers.set(family, stack.proxier)
+      ledgers.set(family, stack.ledger)
+      metrics.families.set(family, stack.figures)
     }
-    servers.push(...listeners(config, metrics, health, log))
+    metrics.featureEnabled.reset()
+    for (const [name, { stage, enabled }] of knownGates(config)) {
+      metrics.featureEnabled.set({ name, stage }, enabled ? 1 : 0)
+    }
+    const limit = config['kubeIpvsProxy.serviceMetricsLimit']
+    const traffic = new ServiceTraffic({ ipvs: kernel.ipvs, ledgers, limit, log })
+    servers.push(...listeners(config, metrics, health, log, (format) => traffic.series(format)))
     for (const server of servers) await server.start()
 
     const listener = dispatch(proxiers, {
@@ -198,6 +217,7 @@ export async function runSession(shared: Shared, prepared: Prepared, signal: Abo
     await Promise.all(parts.map(inOwnTurn))
   } finally {
     inner.abort()
+    metrics.families.clear()
     for (const part of [...servers, ...serviceHealth, prepared]) part.close()
   }
 }

@@ -1,6 +1,6 @@
-import { isDeepStrictEqual } from 'node:util'
 import { LineCounter, parseDocument } from 'yaml'
 import { canonicalAddress } from '../model/address.ts'
+import { gatesInUse } from './gates.ts'
 import { nearest } from './nearest.ts'
 import { fields, parseListen, type FieldPath, type FieldSpec, type ProxyConfig } from './schema.ts'
 
@@ -15,7 +15,7 @@ export interface Loaded {
   /** Complete also where there are problems: a wrong field has its default. */
   readonly config: ProxyConfig
   readonly problems: readonly Problem[]
-  /** To be said once: fields without effect, flags that override the file. */
+  /** To be said once: gates without effect, flags that override the file. */
   readonly notices: readonly string[]
 }
 
@@ -70,13 +70,8 @@ export function loadConfig({ file, flags }: Sources): Loaded {
     paths.map((path) => [path, values.get(path) ?? presetOf(path, values)]),
   ) as unknown as ProxyConfig
   checkTogether(config, problems)
-  const unused = paths.filter(
-    (path) =>
-      fields[path].use === 'later' && values.has(path) && !isDeepStrictEqual(values.get(path), fields[path].preset),
-  )
-  if (unused.length > 0) notices.push(`not in use yet: ${unused.join(', ')}`)
   if (config.mode === '') notices.push('mode is not set; this daemon runs IPVS mode')
-  const gates = Object.keys(config.featureGates)
+  const gates = Object.keys(config.featureGates).filter((name) => !Object.hasOwn(gatesInUse, name))
   if (gates.length > 0) notices.push(`feature gates are accepted and have no effect: ${gates.join(', ')}`)
   return { config, problems, notices }
 }

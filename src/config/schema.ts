@@ -159,11 +159,8 @@ export function parseListen(text: string, defaultPort: number): { host: string; 
   return host !== undefined && port >= 1 && port <= 65535 ? { host, port } : undefined
 }
 
-/**
- * Whether a field does something here: `now`; `later` (listed once as not in use yet when it is set to something else
- * than its default); `never`: it belongs to another mode or system.
- */
-export type Use = 'now' | 'later' | 'never'
+/** Whether a field does something here, or belongs to another mode or system. */
+export type Use = 'now' | 'never'
 
 export interface FieldSpec<T = unknown> {
   readonly kind: Kind<T>
@@ -194,7 +191,7 @@ export const fields = {
   healthzBindAddress: field(listen, '0.0.0.0:10256', 'healthz-bind-address'),
   metricsBindAddress: field(listen, '127.0.0.1:10249', 'metrics-bind-address'),
   bindAddressHardFail: field(boolean, false, 'bind-address-hard-fail'),
-  enableProfiling: field(boolean, false, 'profiling', 'later'),
+  enableProfiling: field(boolean, false, 'profiling'),
   showHiddenMetricsForVersion: field(minorVersion, '', 'show-hidden-metrics-for-version', 'never'),
   mode: field(oneOf('', 'ipvs', 'iptables', 'nftables', 'kernelspace'), '', 'proxy-mode'),
   detectLocalMode: field(detectLocalMode, 'ClusterCIDR', 'detect-local-mode'),
@@ -239,6 +236,7 @@ export const fields = {
   'kubeIpvsProxy.strictExternalTrafficPolicy': field(boolean, false, 'strict-external-traffic-policy'),
   'kubeIpvsProxy.drainTimeout': field(notNegative, 0, 'drain-timeout'),
   'kubeIpvsProxy.connReuseMode': field(oneOf('', '0', '1', '2'), '', 'conn-reuse-mode'),
+  'kubeIpvsProxy.serviceMetricsLimit': field(integer(0, 1_000_000), 500, 'service-metrics-limit'),
 } as const
 
 export type FieldPath = keyof typeof fields

@@ -5,7 +5,7 @@ import { mapInTurns } from '../lib/turn.ts'
 import { cidrContains, isIPv6LinkLocal, type Cidr, type Family } from '../model/address.ts'
 import { isHeld, Refusals } from '../reconcile/apply.ts'
 import { DeltaSet } from '../reconcile/delta-set.ts'
-import type { Drift, Layer, Outcome, Owner } from '../reconcile/layer.ts'
+import type { Count, Drift, Layer, Outcome, Owner } from '../reconcile/layer.ts'
 import { WriteGuard } from '../reconcile/write-guard.ts'
 import type { Dummy, InterfaceAddress } from './dummy.ts'
 import { addressHash } from './messages.ts'
@@ -52,6 +52,10 @@ export class DummyLayer implements Layer {
 
   unwant(address: string): void {
     this.#addresses.unwant(address)
+  }
+
+  *counts(): Iterable<Count> {
+    yield { kind: 'address', wanted: this.#addresses.wantedCount, present: this.#addresses.presentCount }
   }
 
   async resync(): Promise<readonly Drift[]> {

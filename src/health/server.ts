@@ -1,14 +1,31 @@
-import { createServer, type Server, type ServerResponse } from 'node:http'
+import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http'
 import { describeError, ProxyError } from '../lib/errors.ts'
 import type { Log } from '../lib/log.ts'
+
+/** What a route sees of a request. */
+export interface Request {
+  readonly query: URLSearchParams
+  /** Header Accept; "" where absent. */
+  readonly accept: string
+  /** Fires when the client has gone. */
+  readonly signal: AbortSignal
+  /** The body as text; rejects where it has more than `most` bytes. */
+  text(most: number): Promise<string>
+}
 
 export interface Reply {
   readonly code: number
   readonly type: string
-  readonly body: string
+  /** Pieces are asked for one after the other, as fast as the client takes them; none of them for HEAD. */
+  readonly body: string | AsyncIterable<string | Uint8Array>
+  readonly headers?: Readonly<Record<string, string>>
 }
 
-export type Routes = Readonly<Record<string, () => Reply | Promise<Reply>>>
+export type Handler = (request: Request) => Reply | Promise<Reply>
+export type Method = 'GET' | 'PUT' | 'DELETE'
+
+/** By path: what answers GET and HEAD, or a handler for each method; `any` answers whatever method alike. */
+export type Routes = Readonly<Record<string, Handler | Partial<Readonly<Record<Method | 'any', Handler>>>>>
 
 export interface HttpOptions {
   /** For messages: "health", "metrics". */
@@ -18,11 +35,15 @@ export interface HttpOptions {
   /** A failed listen rejects instead of being tried again every `retryMs`. */
   readonly hardFail: boolean
   readonly retryMs?: number
+  /** Milliseconds that a client may leave a piece of an answer lying. */
+  readonly stallMs?: number
   readonly routes: Routes
   readonly log: Log
 }
 
-/** A small HTTP server: GET and HEAD of fixed paths. */
+const plainText = 'text/plain; charset=utf-8'
+
+/** A small HTTP server of fixed paths. */
 export class HttpServer {
   readonly #options: HttpOptions
   #server: Server | undefined
@@ -38,9 +59,7 @@ export class HttpServer {
     const { host, port, hardFail, log, name, retryMs = 5000 } = this.#options
     const server = createServer(
       { maxHeaderSize: 8192, requestTimeout: 10_000, headersTimeout: 10_000 },
-      (request, response) => {
-        void this.#respond(request.method ?? '', request.url ?? '', response)
-      },
+      (request, response) => void this.#respond(request, response),
     )
     server.maxConnections = 100
     try {
@@ -79,26 +98,89 @@ export class HttpServer {
     this.#server?.closeAllConnections()
   }
 
-  async #respond(method: string, url: string, response: ServerResponse): Promise<void> {
-    const path = url.split('?')[0]!
-    const route = Object.hasOwn(this.#options.routes, path) ? this.#options.routes[path] : undefined
+  async #respond(request: IncomingMessage, response: ServerResponse): Promise<void> {
+    const { log, name, stallMs = 10_000 } = this.#options
+    const method = request.method ?? ''
+    const [path = '', query = ''] = (request.url ?? '').split(/\?(.*)/s)
+    const gone = new AbortController()
+    response.once('close', () => gone.abort())
+    const tell = (error: unknown): void =>
+      log.error('HTTP request failed', { server: name, path, error: describeError(error) })
     let reply: Reply
-    if (method !== 'GET' && method !== 'HEAD')
-      reply = { code: 405, type: 'text/plain; charset=utf-8', body: 'method not allowed' }
-    else if (route === undefined) reply = { code: 404, type: 'text/plain; charset=utf-8', body: '404 page not found' }
+    try {
+      reply = await this.#reply(method, path, {
+        query: new URLSearchParams(query),
+        accept: request.headers.accept ?? '',
+        signal: gone.signal,
+        text: (most) => readText(request, most),
+      })
+    } catch (error) {
+      if (gone.signal.aborted) return
+      tell(error)
+      reply = { code: 500, type: plainText, body: 'internal error' }
+    }
+    const { code, type, body, headers } = reply
+    const length = typeof body === 'string' ? { 'Content-Length': Buffer.byteLength(body) } : {}
+    response.writeHead(code, { 'Content-Type': type, 'X-Content-Type-Options': 'nosniff', ...length, ...headers })
+    if (method === 'HEAD') response.end()
+    else if (typeof body === 'string') response.end(body)
     else {
       try {
-        reply = await route()
+        await send(body, response, stallMs)
       } catch (error) {
-        this.#options.log.error('HTTP request failed', { server: this.#options.name, url, error: describeError(error) })
-        reply = { code: 500, type: 'text/plain; charset=utf-8', body: 'internal error' }
+        // Cut off: an end would make half an answer look whole.
+        response.destroy()
+        if (!gone.signal.aborted) tell(error)
       }
     }
-    response.writeHead(reply.code, {
-      'Content-Type': reply.type,
-      'X-Content-Type-Options': 'nosniff',
-      'Content-Length': Buffer.byteLength(reply.body),
-    })
-    response.end(method === 'HEAD' ? undefined : reply.body)
   }
+
+  async #reply(method: string, path: string, request: Request): Promise<Reply> {
+    const { routes } = this.#options
+    const route = Object.hasOwn(routes, path) ? routes[path]! : undefined
+    if (route === undefined) return { code: 404, type: plainText, body: '404 page not found' }
+    const handlers = typeof route === 'function' ? { GET: route } : route
+    const handler = handlers.any ?? new Map(Object.entries(handlers)).get(method === 'HEAD' ? 'GET' : method)
+    if (handler !== undefined) return handler(request)
+    const allowed = Object.keys(handlers).flatMap((one) => (one === 'GET' ? ['GET', 'HEAD'] : [one]))
+    return { code: 405, type: plainText, body: 'method not allowed', headers: { Allow: allowed.join(', ') } }
+  }
+}
+
+async function send(
+  body: AsyncIterable<string | Uint8Array>,
+  response: ServerResponse,
+  stallMs: number,
+): Promise<void> {
+  for await (const piece of body) {
+    if (response.destroyed) return
+    if (!response.write(piece)) await drained(response, stallMs)
+  }
+  response.end()
+}
+
+/** Until the client has taken what was written; rejects where it does not, or goes. */
+function drained(response: ServerResponse, stallMs: number): Promise<void> {
+  return new Promise((resolve, reject) => {
+    const settle = (error?: Error): void => {
+      clearTimeout(timer)
+      response.off('drain', settle).off('close', closed)
+      if (error === undefined) resolve()
+      else reject(error)
+    }
+    const closed = (): void => settle(new Error('the client has gone'))
+    const timer = setTimeout(() => settle(new Error(`the client took nothing for ${stallMs} ms`)), stallMs)
+    response.once('drain', settle).once('close', closed)
+  })
+}
+
+async function readText(request: IncomingMessage, most: number): Promise<string> {
+  const chunks: Buffer[] = []
+  let length = 0
+  for await (const chunk of request as AsyncIterable<Buffer>) {
+    length += chunk.length
+    if (length > most) throw new Error(`a body of more than ${most} bytes`)
+    chunks.push(chunk)
+  }
+  return Buffer.concat(chunks).toString()
 }

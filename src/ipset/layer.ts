@@ -5,7 +5,7 @@ import type { Family } from '../model/address.ts'
 import type { SetRole } from '../model/sets.ts'
 import { asError, isHeld, Refusals } from '../reconcile/apply.ts'
 import { DeltaSet } from '../reconcile/delta-set.ts'
-import type { Drift, Layer, Outcome, Owner } from '../reconcile/layer.ts'
+import type { Count, Drift, Layer, Outcome, Owner } from '../reconcile/layer.ts'
 import { WriteGuard } from '../reconcile/write-guard.ts'
 import { allRoles, isOnDemand, orderOfAdding, setSpec, temporaryName } from './catalogue.ts'
 import { entryHash } from './entries.ts'
@@ -202,6 +202,19 @@ export class IpsetLayer implements Layer {
       if (entries.pendingCount === 0 && state.exists !== unneeded) this.#touched.delete(role)
     }
     return { applied, refused: refusals.byOwner }
+  }
+
+  *counts(): Iterable<Count> {
+    const sets = { wanted: 0, present: 0 }
+    const members = { wanted: 0, present: 0 }
+    for (const [role, { entries, exists }] of this.#roles) {
+      if (!isOnDemand(role) || entries.wantedCount > 0) sets.wanted++
+      if (exists) sets.present++
+      members.wanted += entries.wantedCount
+      members.present += entries.presentCount
+    }
+    yield { kind: 'set', ...sets }
+    yield { kind: 'set entry', ...members }
   }
 
   /** How full each set is. */

@@ -4,7 +4,7 @@ import type { Log } from '../lib/log.ts'
 import type { Family } from '../model/address.ts'
 import type { LocalDetector } from '../model/local-detector.ts'
 import type { SetRole } from '../model/sets.ts'
-import type { Drift, Layer, Outcome, Owner } from '../reconcile/layer.ts'
+import type { Count, Drift, Layer, Outcome, Owner } from '../reconcile/layer.ts'
 import { WriteGuard } from '../reconcile/write-guard.ts'
 import type { Iptables } from './iptables.ts'
 import { buildRules, conditionalRoles, jumps, ownChains, parseDropRule, tables } from './rules.ts'
@@ -95,6 +95,16 @@ export class IptablesLayer implements Layer {
     const wish = { nonEmpty, drops: outFilterDrops, localDetector }
     this.#settled &&= sameWish(this.#wish, wish)
     this.#wish = wish
+  }
+
+  /** Chains by their names alone: what they hold is compared by looks, not here. */
+  *counts(): Iterable<Count> {
+    const chains = { wanted: 0, present: 0 }
+    for (const table of tables) {
+      chains.wanted += ownChains[table].length
+      for (const name of ownChains[table]) if (this.#kernel?.get(table)?.has(name)) chains.present++
+    }
+    yield { kind: 'chain', ...chains }
   }
 
   async resync(): Promise<readonly Drift[]> {

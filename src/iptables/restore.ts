@@ -15,7 +15,8 @@ export interface Host {
   readonly read: (path: string) => Promise<string>
 }
 
-const theHost: Host = {
+/** This machine. */
+export const theHost: Host = {
   run: runCommand,
   read: async (path) => {
     try {

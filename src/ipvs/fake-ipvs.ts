@@ -6,16 +6,20 @@ import {
   differences,
   serverFlags,
   serverKey,
+  standingOf,
   type Destination,
   type DestinationId,
   type Ipvs,
   type IpvsChange,
   type IpvsDifferences,
   type IpvsTimeouts,
+  type IpvsTraffic,
   type KnownServer,
   type ObservedDestination,
   type ObservedServer,
+  type ServerCounters,
   type ServerId,
+  type TrafficVisitor,
   type VirtualServer,
 } from './ipvs.ts'
 import { changeError, changeObject } from './messages.ts'
@@ -23,6 +27,15 @@ import { changeError, changeObject } from './messages.ts'
 interface FakeServer {
   server: VirtualServer
   readonly destinations: Map<string, ObservedDestination>
+  counters: ServerCounters
+}
+
+const noTraffic: ServerCounters = {
+  connections: 0,
+  incomingPackets: 0,
+  outgoingPackets: 0,
+  incomingBytes: 0,
+  outgoingBytes: 0,
 }
 
 /**
@@ -32,7 +45,7 @@ interface FakeServer {
 export type Fault = (operation: string, object: string) => Error | undefined
 
 /** An IPVS in memory that refuses what the kernel refuses, with the same errno. */
-export class FakeIpvs implements Ipvs {
+export class FakeIpvs implements Ipvs, IpvsTraffic {
   /** What was asked for, in order: "newServer virtual server 10.96.0.1:80/TCP", "listServers". */
   readonly calls: string[] = []
   fault: Fault | undefined
@@ -90,8 +103,24 @@ export class FakeIpvs implements Ipvs {
     this.#timeouts = { tcp: timeouts.tcp || tcp, tcpFin: timeouts.tcpFin || tcpFin, udp: timeouts.udp || udp }
   }
 
+  async traffic(visitor: TrafficVisitor): Promise<void> {
+    this.#calledOrThrow('traffic', '')
+    visitor.begin()
+    for (const { server, counters } of this.#servers.values()) visitor.counted(server, counters)
+    for (const { server, destinations } of this.#servers.values()) {
+      visitor.standing(server, standingOf([...destinations.values()]))
+    }
+  }
+
   close(): void {
     this.calls.push('close')
+  }
+
+  /** Lets traffic have gone through a virtual server. */
+  setCounters(server: ServerId, counters: Partial<ServerCounters>): void {
+    const present = this.#servers.get(serverKey(server))
+    if (present === undefined) throw new Error(`no virtual server ${serverKey(server)}`)
+    present.counters = { ...present.counters, ...counters }
   }
 
   /** Lets connections stand on a destination, as clients would. */
@@ -139,7 +168,11 @@ export class FakeIpvs implements Ipvs {
       case 'newServer':
         if (present !== undefined) return errno.EEXIST
         if (!this.schedulers.has(change.server.scheduler)) return errno.ENOENT
-        this.#servers.set(key, { server: storedServer(change.server), destinations: new Map() })
+        this.#servers.set(key, {
+          server: storedServer(change.server),
+          destinations: new Map(),
+          counters: noTraffic,
+        })
         return 0
       case 'setServer':
         if (present === undefined) return errno.ESRCH

@@ -33,6 +33,13 @@ export interface IpvsDifferences {
   readonly found: readonly ObservedServer[]
   /** Keys of those that do not stand. */
   readonly missing: readonly string[]
+  /** Of all virtual servers of the family; undefined where a thrifty look was left out. */
+  readonly connections: ConnectionCount | undefined
+}
+
+export interface ConnectionCount {
+  readonly active: number
+  readonly inactive: number
 }
 
 export type IpvsChange =
@@ -68,6 +75,53 @@ export interface Ipvs {
   close(): void
 }
 
+/** What went through a virtual server since it was made. Exact up to 2^53. */
+export interface ServerCounters {
+  readonly connections: number
+  readonly incomingPackets: number
+  readonly outgoingPackets: number
+  readonly incomingBytes: number
+  readonly outgoingBytes: number
+}
+
+/** How the destinations of a virtual server stand: those of weight 0 drain. */
+export interface ServerStanding {
+  readonly ready: number
+  readonly draining: number
+  readonly activeConnections: number
+  readonly inactiveConnections: number
+}
+
+/** Hears what goes through the virtual servers; the objects are filled again for the next one. */
+export interface TrafficVisitor {
+  /** What was told before is void. */
+  begin(): void
+  counted(server: ServerId, counters: ServerCounters): void
+  /** After the counters of all; may leave out virtual servers, each with its destinations. */
+  standing(server: ServerId, standing: ServerStanding): void
+}
+
+/** Where the counters of virtual servers come from. */
+export interface IpvsTraffic {
+  /**
+   * One reading of all virtual servers of the namespace, as they are told. None that stands all along is left out of the
+   * counters: a sum over several would seem to fall.
+   */
+  traffic(visitor: TrafficVisitor): Promise<void>
+}
+
+/** How these destinations of a virtual server stand. */
+export function standingOf(destinations: readonly ObservedDestination[]): ServerStanding {
+  const sums = { ready: 0, draining: 0, activeConnections: 0, inactiveConnections: 0 }
+  for (const { weight, activeConnections, inactiveConnections } of destinations) {
+    if (weight === 0) sums.draining++
+    else sums.ready++
+    sums.activeConnections += activeConnections
+    sums.inactiveConnections += inactiveConnections
+  }
+  return sums
+}
+
 /** Whether nothing of a virtual server has to be written. */
 export function sameServer(a: VirtualServer, b: VirtualServer): boolean {
   return a === b || (a.scheduler === b.scheduler && a.flags === b.flags && a.timeout === b.timeout)
@@ -87,10 +141,15 @@ export async function differences(
   const turn = new PatientTurn()
   const seen = new Set<string>()
   const found: ObservedServer[] = []
+  const connections = { active: 0, inactive: 0 }
   for (const one of standing) {
     if (turn.isOver) await turn.next()
     const { server, destinations } = one
     if (server.family !== family) continue
+    for (const { activeConnections, inactiveConnections } of destinations) {
+      connections.active += activeConnections
+      connections.inactive += inactiveConnections
+    }
     const key = serverKey(server)
     seen.add(key)
     const former = known.get(key)
@@ -100,5 +159,5 @@ export async function differences(
       former.destinations.equals(observedDestinations(destinations))
     if (!same) found.push(one)
   }
-  return { found, missing: [...known.keys()].filter((key) => !seen.has(key)) }
+  return { found, missing: [...known.keys()].filter((key) => !seen.has(key)), connections }
 }

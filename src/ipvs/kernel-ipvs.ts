@@ -13,19 +13,23 @@ import {
   differences,
   serverFlags,
   serverKey,
+  standingOf,
   type Ipvs,
   type IpvsChange,
   type IpvsDifferences,
   type IpvsTimeouts,
+  type IpvsTraffic,
   type KnownServer,
   type ObservedDestination,
   type ObservedServer,
   type ServerId,
+  type TrafficVisitor,
   type VirtualServer,
 } from './ipvs.ts'
 import {
   changeError,
   changeMessages,
+  decodeCounters,
   decodeDestination,
   decodeServer,
   decodeTimeouts,
@@ -36,7 +40,7 @@ import {
   listServersMessage,
   setTimeoutsMessage,
 } from './messages.ts'
-import { ProcParser, wordsText, type ProcDestination, type ProcVisitor } from './proc.ts'
+import { ProcParser, StandingVisitor, wordsText, type ProcDestination, type ProcVisitor } from './proc.ts'
 
 /** From so many servers on, reading the proc file beats one dump per server. */
 const manyServers = 64
@@ -88,6 +92,7 @@ class Survey implements ProcVisitor {
   /** Which ones, where they are to be gathered. */
   readonly seen: Set<string> | undefined
   readonly suspects: ServerId[] = []
+  readonly connections = { active: 0, inactive: 0 }
   ticksPerSecond: number | undefined
   readonly #family: Family
   readonly #known: ReadonlyMap<string, KnownServer>
@@ -127,8 +132,11 @@ class Survey implements ProcVisitor {
     return frequency === this.ticksPerSecond
   }
 
-  destination({ family, words, port, forwarding, weight }: ProcDestination): void {
+  destination(one: ProcDestination): void {
+    const { family, words, port, forwarding, weight } = one
     this.#count++
+    this.connections.active += one.activeConnections
+    this.connections.inactive += one.inactiveConnections
     // An IPv4 address among IPv6 ones is known by its mapped form, which is a sum of its own: a closer look decides.
     const [a = 0, b = 0, c = 0, d = 0] = family === this.#family ? words : []
     this.#digest.add(a, b, c, d, port, forwarding === 0 ? weight : -1)
@@ -157,7 +165,7 @@ class Survey implements ProcVisitor {
  * The kernel's IPVS by generic netlink. Calls wait for each other: the kernel continues a list of servers by counting
  * how many it has given, so that it skips some where others are removed between two parts of it.
  */
-export class KernelIpvs implements Ipvs {
+export class KernelIpvs implements Ipvs, IpvsTraffic {
   readonly #connection: Connection
   readonly #openProc: () => ProcFile
   #familyId: Promise<number> | undefined
@@ -171,6 +179,8 @@ export class KernelIpvs implements Ipvs {
   #serverCount = 0
   /** Of the kernel's clock that persistence timeouts are shown in; undefined until known. */
   #ticksPerSecond: number | undefined
+  /** Rises before and after virtual servers are deleted. */
+  #deletions = 0
 
   /** `connect` gives a connection of NETLINK_GENERIC; `openProc` opens /proc/net/ip_vs. */
   constructor(
@@ -218,7 +228,10 @@ export class KernelIpvs implements Ipvs {
     const answers: (KernelError | undefined)[] = []
     for (let from = 0; from < changes.length; from += changesPerBatch) {
       const part = changes.slice(from, from + changesPerBatch)
+      const deletes = part.some(({ kind }) => kind === 'deleteServer')
+      if (deletes) this.#deletions++
       const results = await this.#connection.batch(changeMessages(family, part))
+      if (deletes) this.#deletions++
       for (const [index, change] of part.entries()) {
         const result = results[index] ?? 0
         if (result === 0) this.#serverCount += change.kind === 'newServer' ? 1 : change.kind === 'deleteServer' ? -1 : 0
@@ -277,7 +290,8 @@ export class KernelIpvs implements Ipvs {
       this.#listed.add(family)
       return differences(family, all, known)
     }
-    if (thrifty && this.#joinable === undefined && !this.#thrift.isDue) return { found: [], missing: [] }
+    if (thrifty && this.#joinable === undefined && !this.#thrift.isDue)
+      return { found: [], missing: [], connections: undefined }
     let survey = await this.#survey(family, known)
     // Gathering ten thousand names in each look would fill the memory for nothing.
     if (survey.seenCount < known.size) survey = await this.#survey(family, known, new Set())
@@ -305,7 +319,49 @@ export class KernelIpvs implements Ipvs {
         .filter(isKnown)
         .map((key) => [key, known.get(key)!]),
     )
-    return { found: (await differences(family, found, looked)).found, missing: gone.filter(isKnown) }
+    return {
+      found: (await differences(family, found, looked)).found,
+      missing: gone.filter(isKnown),
+      connections: survey.connections,
+    }
+  }
+
+  async traffic(visitor: TrafficVisitor): Promise<void> {
+    /** Those whose destinations are not told yet. */
+    const outstanding = new Map<string, ServerId>()
+    // Beside the writes at first, for a dump of many servers would keep them waiting; where one of them deleted
+    // servers, the dump may have left others out.
+    const before = this.#deletions
+    await this.#count(visitor, outstanding)
+    if (this.#deletions !== before) await this.#queue.run(() => this.#count(visitor, outstanding))
+    if (outstanding.size >= manyServers) {
+      const standing = new StandingVisitor((id, sums) => {
+        if (outstanding.delete(serverKey(id))) visitor.standing(id, sums)
+      })
+      await this.#readProc(standing)
+      standing.end()
+    }
+    // Those that the file has left out; too many of them would take too long.
+    if (outstanding.size > mostSuspects) return
+    for (const id of outstanding.values()) {
+      const destinations = await this.#queue.run(() => this.#listDestinations(id))
+      visitor.standing(id, standingOf(destinations))
+    }
+  }
+
+  async #count(visitor: TrafficVisitor, counted: Map<string, ServerId>): Promise<void> {
+    const message = listServersMessage(await this.#family())
+    const value = await this.#connection.scan(message, () => {
+      visitor.begin()
+      counted.clear()
+      return ({ datagram, start, end }) => {
+        const one = decodeCounters(datagram, start, end)
+        if (one === undefined) return
+        counted.set(serverKey(one.id), one.id)
+        visitor.counted(one.id, one.counters)
+      }
+    })
+    if (value !== 0) throw kernelError(value, 'list', 'counters of virtual servers')
   }
 
   async #survey(family: Family, known: ReadonlyMap<string, KnownServer>, seen?: Set<string>): Promise<Survey> {

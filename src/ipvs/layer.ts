@@ -5,12 +5,13 @@ import { PatientTurn, Turn } from '../lib/turn.ts'
 import { cidrContains, type Cidr, type Family } from '../model/address.ts'
 import { DestinationList, destinationId, destinationOf } from '../model/destination-list.ts'
 import { isHeld, Refusals } from '../reconcile/apply.ts'
-import type { Drift, Layer, Outcome, Owner } from '../reconcile/layer.ts'
+import type { Count, Drift, Layer, Outcome, Owner } from '../reconcile/layer.ts'
 import {
   destinationKey,
   observedDestinations,
   sameServer,
   serverKey,
+  type ConnectionCount,
   type DestinationId,
   type Ipvs,
   type IpvsChange,
@@ -63,6 +64,7 @@ export class IpvsLayer implements Layer {
   readonly #writing = new Set<string>()
   /** Keys of servers written since the kernel is being read. */
   #touched: Set<string> | undefined
+  #connections: ConnectionCount | undefined
 
   constructor(options: IpvsLayerOptions) {
     this.#options = options
@@ -91,15 +93,34 @@ export class IpvsLayer implements Layer {
     return count
   }
 
+  /** Connections by the last look; undefined before the first. */
+  get connections(): ConnectionCount | undefined {
+    return this.#connections
+  }
+
+  *counts(): Iterable<Count> {
+    const destinations = { wanted: 0, present: 0 }
+    for (const want of this.#desired.values()) destinations.wanted += want.destinations.length
+    let servers = 0
+    for (const now of this.#present.values()) {
+      if (now.elsewhere) continue
+      servers++
+      destinations.present += now.destinations.length
+    }
+    yield { kind: 'virtual server', wanted: this.#desired.size, present: servers }
+    yield { kind: 'destination', ...destinations }
+  }
+
   async resync(thrifty = false): Promise<readonly Drift[]> {
     const drifts: Drift[] = []
     // What is written while the kernel is read may be in the answer or not: the next look judges it.
     const touched = new Set(this.#writing)
     this.#touched = touched
     const { ipvs, family } = this.#options
-    const { found, missing } = await ipvs.compare(family, this.#present, thrifty).finally(() => {
+    const { found, missing, connections } = await ipvs.compare(family, this.#present, thrifty).finally(() => {
       this.#touched = undefined
     })
+    this.#connections = connections ?? this.#connections
     const turn = new PatientTurn()
     for (const { server, destinations } of found) {
       if (turn.isOver) await turn.next()

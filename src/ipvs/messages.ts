@@ -1,6 +1,17 @@
 import type { KernelError } from '../lib/errors.ts'
 import { addressBytes, addressText, familyOf, putAddress, type Family, type Protocol } from '../model/address.ts'
-import { attributes, be16, bytes, ipAddress, nested, text, u16, u32, type Writer } from '../netlink/attributes.ts'
+import {
+  attributes,
+  be16,
+  bytes,
+  count64,
+  ipAddress,
+  nested,
+  text,
+  u16,
+  u32,
+  type Writer,
+} from '../netlink/attributes.ts'
 import type { Message } from '../netlink/connection.ts'
 import { errno, kernelError } from '../netlink/errno.ts'
 import { genericHeaderLength, genericMessage } from '../netlink/generic.ts'
@@ -11,6 +22,7 @@ import {
   type IpvsChange,
   type IpvsTimeouts,
   type ObservedDestination,
+  type ServerCounters,
   type ServerId,
   type VirtualServer,
 } from './ipvs.ts'
@@ -43,6 +55,31 @@ export const serverAttributes = attributes('ipvs service', {
   flags: [7, bytes], // struct ip_vs_flags: value u32, mask u32
   timeout: [8, u32],
   netmask: [9, u32], // IPv4: mask in network order; IPv6: prefix length
+})
+
+/** IPVS_STATS_ATTR_* of linux/ip_vs.h, those that only grow. */
+export const statisticsAttributes = attributes('ipvs statistics', {
+  connections: [1, count64],
+  incomingPackets: [2, count64],
+  outgoingPackets: [3, count64],
+  incomingBytes: [4, count64],
+  outgoingBytes: [5, count64],
+})
+
+/** Of the same message as `serverAttributes`, what a reading of the counters needs. */
+const countedAttributes = attributes('ipvs command', {
+  server: [
+    1,
+    nested(
+      attributes('ipvs service', {
+        family: [1, u16],
+        protocol: [2, u16],
+        address: [3, ipAddress],
+        port: [4, be16],
+        statistics: [12, nested(statisticsAttributes)], // IPVS_SVC_ATTR_STATS64, since Linux 4.1
+      }),
+    ),
+  ],
 })
 
 /** IPVS_DEST_ATTR_* of linux/ip_vs.h. */
@@ -193,22 +230,51 @@ function familyOfNumber(value: number | undefined): Family | undefined {
   return value === 2 ? 'IPv4' : value === 10 ? 'IPv6' : undefined
 }
 
-/** One service of a dump (payload after nlmsghdr); undefined for firewall marks and what we never make. */
-export function decodeServer(payload: Buffer): VirtualServer | undefined {
-  const { server } = commandAttributes.decode(payload, genericHeaderLength)
+interface EncodedId {
+  readonly family?: number | undefined
+  readonly protocol?: number | undefined
+  readonly address?: Uint8Array | undefined
+  readonly port?: number | undefined
+}
+
+function decodeId(server: EncodedId | undefined): ServerId | undefined {
   const family = familyOfNumber(server?.family)
   const protocol = protocolByNumber.get(server?.protocol ?? 0)
   if (server?.address === undefined || server.port === undefined || !family || !protocol) return undefined
+  return { family, protocol, address: decodeAddress(server.address, family), port: server.port }
+}
+
+/** One service of a dump (payload after nlmsghdr); undefined for firewall marks and what we never make. */
+export function decodeServer(payload: Buffer): VirtualServer | undefined {
+  const { server } = commandAttributes.decode(payload, genericHeaderLength)
+  const id = decodeId(server)
+  if (server === undefined || id === undefined) return undefined
   const flags = server.flags === undefined || server.flags.length < 4 ? 0 : Buffer.from(server.flags).readUInt32LE(0)
   return {
-    family,
-    protocol,
-    address: decodeAddress(server.address, family),
-    port: server.port,
+    ...id,
     scheduler: server.scheduler ?? '',
     flags: flags & ~hashedFlag,
     timeout: server.timeout ?? 0,
   }
+}
+
+/** The counters of one service of a dump, at these offsets of the datagram; undefined as `decodeServer`. */
+export function decodeCounters(
+  datagram: Buffer,
+  start: number,
+  end: number,
+): { readonly id: ServerId; readonly counters: ServerCounters } | undefined {
+  const { server } = countedAttributes.decode(datagram, start + genericHeaderLength, end)
+  const id = decodeId(server)
+  if (id === undefined) return undefined
+  const {
+    connections = 0,
+    incomingPackets = 0,
+    outgoingPackets = 0,
+    incomingBytes = 0,
+    outgoingBytes = 0,
+  } = server?.statistics ?? {}
+  return { id, counters: { connections, incomingPackets, outgoingPackets, incomingBytes, outgoingBytes } }
 }
 
 /** One destination of a dump (payload after nlmsghdr). */

@@ -1,5 +1,6 @@
 import { addressBytes, addressText, type Family, type Protocol } from '../model/address.ts'
 import type { ServerId } from '../model/virtual-server.ts'
+import type { ServerStanding } from './ipvs.ts'
 
 /** One line of a destination; the parser fills the same object again for the next one. */
 export interface ProcDestination {
@@ -151,6 +152,37 @@ export class ProcParser {
     let number = 0
     for (let c = bytes[this.#at]!; c >= 0x30 && c <= 0x39; c = bytes[++this.#at]!) number = number * 10 + c - 0x30
     return negative ? -number : number
+  }
+}
+
+/** Sums up the destinations of each virtual server. */
+export class StandingVisitor implements ProcVisitor {
+  readonly #tell: (server: ServerId, standing: ServerStanding) => void
+  readonly #sum = { ready: 0, draining: 0, activeConnections: 0, inactiveConnections: 0 }
+  #current: ServerId | undefined
+
+  /** `tell` gets the same sums, filled again, each time. */
+  constructor(tell: (server: ServerId, standing: ServerStanding) => void) {
+    this.#tell = tell
+  }
+
+  server(id: ServerId): void {
+    this.end()
+    this.#current = id
+  }
+
+  destination({ weight, activeConnections, inactiveConnections }: ProcDestination): void {
+    if (weight === 0) this.#sum.draining++
+    else this.#sum.ready++
+    this.#sum.activeConnections += activeConnections
+    this.#sum.inactiveConnections += inactiveConnections
+  }
+
+  /** Tells the last server. */
+  end(): void {
+    if (this.#current !== undefined) this.#tell(this.#current, this.#sum)
+    this.#current = undefined
+    Object.assign(this.#sum, { ready: 0, draining: 0, activeConnections: 0, inactiveConnections: 0 })
   }
 }
 

@@ -10,8 +10,15 @@ export interface ClientOptions {
   readonly headersTimeoutMs?: number
   /** After which TCP begins to probe a silent peer. */
   readonly keepAliveDelayMs?: number
-  /** Hears of each finished request: its answer's code, or "<error>". */
-  readonly observe?: (method: string, code: string, durationSeconds: number) => void
+  readonly observer?: RequestObserver
+}
+
+/** Hears of requests. */
+export interface RequestObserver {
+  /** An answer has begun, with this code; or there is none: "<error>". */
+  answered(method: string, code: string, seconds: number, bodyBytes: number): void
+  /** An answer's body has come whole. */
+  received(method: string, bytes: number): void
 }
 
 export interface Response {
@@ -49,7 +56,7 @@ export class Client {
   }
 
   async #send(method: string, path: string, signal: AbortSignal, body?: Body): Promise<Response> {
-    const { access, observe } = this.#options
+    const { access, observer } = this.#options
     const began = performance.now()
     let code = '<error>'
     try {
@@ -63,13 +70,14 @@ export class Client {
       return {
         status: response.statusCode ?? 0,
         retryAfterMs: seconds !== undefined && /^\d+$/.test(seconds) ? Number(seconds) * 1000 : undefined,
-        body: response,
+        body: observer === undefined ? response : counted(response, (bytes) => observer.received(method, bytes)),
         destroy: () => response.destroy(),
       }
     } catch (error) {
       throw new ProxyError('API', `${method} ${access.server}${path.split('?')[0]} failed`, {}, error)
     } finally {
-      observe?.(method, code, (performance.now() - began) / 1000)
+      const bytes = body === undefined ? 0 : Buffer.byteLength(body.text)
+      observer?.answered(method, code, (performance.now() - began) / 1000, bytes)
     }
   }
 
@@ -134,4 +142,14 @@ export class Client {
     this.#agentTls = tls
     return this.#agent
   }
+}
+
+/** The same chunks; their sum is told where all of them have come. */
+async function* counted(body: AsyncIterable<Buffer>, tell: (bytes: number) => void): AsyncGenerator<Buffer> {
+  let bytes = 0
+  for await (const chunk of body) {
+    bytes += chunk.length
+    yield chunk
+  }
+  tell(bytes)
 }

@@ -157,6 +157,15 @@ export const u64: FieldCodec<bigint> = {
   },
 }
 
+/** A 64-bit counter as a number: exact up to 2^53. */
+export const count64: FieldCodec<number> = {
+  write: (writer, type, value) => u64.write(writer, type, BigInt(value)),
+  read: (buffer, start, end, path) => {
+    if (end - start !== 8) refuse(path, start, `${end - start} bytes instead of 8`)
+    return buffer.readUInt32LE(start) + buffer.readUInt32LE(start + 4) * 2 ** 32
+  },
+}
+
 /** Text with its final NUL. */
 export const text: FieldCodec<string> = {
   write: (writer, type, value) => {

@@ -37,9 +37,20 @@ export interface Traffic {
   sends: number
 }
 
+/** What is waited for: the answer to many messages sent at once, to one, or to all parts of a dump. */
+export type Operation = 'send' | 'request' | 'dump'
+
+/** Hears of each time that the kernel was asked something. */
+export interface CallObserver {
+  answered(operation: Operation, milliseconds: number): void
+  /** The kernel refused a message; "failed": the socket did not work, or no answer came. */
+  refused(operation: Operation, errno: number | 'failed'): void
+}
+
 export interface ConnectionOptions {
   /** Counted up. */
   readonly traffic?: Traffic
+  readonly observer?: CallObserver | undefined
   /** Milliseconds in which the kernel has to say something, once it was asked. */
   readonly timeout?: number
   /** Milliseconds, for tests. */
@@ -200,6 +211,7 @@ export class Connection {
   readonly #dumps: Channel
   readonly #writer = new Writer(maxBytesPerSend)
   readonly #traffic: Traffic | undefined
+  readonly #observer: CallObserver | undefined
   readonly #now: () => number
   /** So many messages make up one send: fewer where the kernel takes long over each. */
   #perSend = maxMessagesPerSend
@@ -207,6 +219,7 @@ export class Connection {
   constructor(open: OpenSocket, options: ConnectionOptions = {}) {
     const timeout = options.timeout ?? 10_000
     this.#traffic = options.traffic
+    this.#observer = options.observer
     this.#now = options.now ?? (() => performance.now())
     this.#requests = new Channel(open, 'requests', timeout)
     this.#dumps = new Channel(open, 'dumps', timeout)
@@ -239,7 +252,8 @@ export class Connection {
   request(message: Message): Promise<Reply> {
     return this.#requests.exclusive(async () => {
       const payloads: Buffer[] = []
-      const { errno } = await this.#take(this.#requests, message, flags.ack, (answer) => payloads.push(answer.payload))
+      const keep = (answer: Received): void => void payloads.push(answer.payload)
+      const { errno } = await this.#take('request', message, keep)
       return { errno, payloads }
     })
   }
@@ -266,7 +280,7 @@ export class Connection {
   scan(message: Message, begin: () => (answer: Received) => void): Promise<number> {
     return this.#dumps.exclusive(async () => {
       for (let attempt = 0; attempt < maxDumpAttempts; attempt++) {
-        const { errno, interrupted } = await this.#take(this.#dumps, message, flags.dump, begin())
+        const { errno, interrupted } = await this.#take('dump', message, begin())
         if (!interrupted) return errno
       }
       throw new ProxyError('KERNEL', `a netlink dump was interrupted by changes ${maxDumpAttempts} times`)
@@ -278,7 +292,7 @@ export class Connection {
    * receive buffer: what is kept of it keeps all of it alive. Not started over: the caller has seen the entries.
    */
   stream(message: Message, take: (payload: Buffer) => void): Promise<DumpEnd> {
-    return this.#dumps.exclusive(() => this.#take(this.#dumps, message, flags.dump, (answer) => take(answer.payload)))
+    return this.#dumps.exclusive(() => this.#take('dump', message, (answer) => take(answer.payload)))
   }
 
   close(): void {
@@ -322,12 +336,25 @@ export class Connection {
       if (answer.type !== controlTypes.error || index < 0 || index >= count) return false
       const result = readErrno(answer.payload)
       results[from + index] = result
-      if (result !== 0) onRefusal?.(from + index, result, readEcho(answer.payload))
+      if (result !== 0) {
+        this.#observer?.refused('send', result)
+        onRefusal?.(from + index, result, readEcho(answer.payload))
+      }
       return index === count - 1
     })
     this.#fit(count, this.#now() - began)
-    await answered
+    await this.#observed('send', began, answered)
     return from + count
+  }
+
+  async #observed(operation: Operation, began: number, answered: Promise<void>): Promise<void> {
+    try {
+      await answered
+    } catch (error) {
+      this.#observer?.refused(operation, 'failed')
+      throw error
+    }
+    this.#observer?.answered(operation, this.#now() - began)
   }
 
   /** Works out how many messages the next send may have. */
@@ -336,14 +363,16 @@ export class Connection {
     else if (took < longestSend / 2 && count === this.#perSend) this.#perSend = Math.min(maxMessagesPerSend, 2 * count)
   }
 
-  async #take(channel: Channel, message: Message, extra: number, take: (answer: Received) => void): Promise<DumpEnd> {
+  async #take(operation: 'request' | 'dump', message: Message, take: (answer: Received) => void): Promise<DumpEnd> {
+    const [channel, extra] = operation === 'dump' ? [this.#dumps, flags.dump] : [this.#requests, flags.ack]
+    const began = this.#now()
     const sequence = channel.sequences(1)
     const writer = new Writer(256)
     writeMessage(writer, message, extra, sequence)
     let result = 0
     let interrupted = false
     this.#count(1)
-    await channel.exchange(writer.bytes(), (answer) => {
+    const answered = channel.exchange(writer.bytes(), (answer) => {
       if (answer.sequence !== sequence) return false
       if ((answer.flags & flags.dumpInterrupted) !== 0) interrupted = true
       if (answer.type === controlTypes.error || answer.type === controlTypes.done) {
@@ -353,6 +382,8 @@ export class Connection {
       take(answer)
       return false
     })
+    await this.#observed(operation, began, answered)
+    if (result !== 0) this.#observer?.refused(operation, result)
     return { errno: result, interrupted: interrupted || result === errno.EINTR }
   }
 }

@@ -17,6 +17,18 @@ export function ownerOf(service: string, port: ServicePortRecord): Owner {
   return flat(service, port.name === '' ? '' : ':', port.name, '/', port.protocol)
 }
 
+/** What an owner's name is made of; the port's name is "" where it has none. */
+export function partsOf(owner: Owner): {
+  readonly namespace: string
+  readonly service: string
+  readonly port: string
+  readonly protocol: string
+} {
+  const [, namespace = '', service = '', port = '', protocol = ''] =
+    /^([^/]*)\/([^/:]*)(?::(.*))?\/(\w+)$/.exec(owner) ?? []
+  return { namespace, service, port, protocol }
+}
+
 /**
  * The Services and EndpointSlices as last told, and the service ports that must be planned again. An event only marks
  * ports dirty; any number of events on one object between two passes is planned once, from its last state.

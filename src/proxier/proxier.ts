@@ -93,6 +93,8 @@ export interface PassReport {
   readonly refused: ReadonlyMap<Owner, Error>
   readonly failures: readonly { readonly layer: string; readonly error: Error }[]
   readonly well: boolean
+  /** Milliseconds from the earliest change that it brought into the kernel being taken in; undefined: there was none. */
+  readonly waited: number | undefined
   /** Trigger times of the EndpointSlices that this pass has brought into the kernel. */
   readonly triggerTimes: readonly number[]
   readonly pendingServices: number
@@ -148,6 +150,8 @@ export class Proxier {
   #passes = 0
   #readAheadAt = Number.NEGATIVE_INFINITY
   #triggerTimes: number[] = []
+  /** When the earliest change was taken in that no pass has brought into the kernel; undefined: there is none. */
+  #changedAt: number | undefined
   readonly #began: number
   #node: NodeRecord | undefined
   #nodeAddresses: readonly string[] = []
@@ -230,6 +234,12 @@ export class Proxier {
     return this.#options.needsPodCIDR && this.#detector === undefined
   }
 
+  /** When the last look ended, in milliseconds since the epoch, and how many it took; undefined before the first. */
+  get lastLook(): { readonly endedAt: number; readonly took: number } | undefined {
+    const { at, took } = this.#checkEnded
+    return Number.isFinite(at) ? { endedAt: performance.timeOrigin + at, took } : undefined
+  }
+
   /** Runs until the signal fires; leaves the kernel as it is then. */
   async run(signal: AbortSignal): Promise<void> {
     const stopped = new Promise<void>((resolve) => {
@@ -255,6 +265,7 @@ export class Proxier {
   }
 
   #request(): void {
+    this.#changedAt ??= performance.now()
     this.#parts.observer.queued(this.#options.family)
     this.#pacer.request()
   }
@@ -326,6 +337,9 @@ export class Proxier {
     const dirty = this.#state.take()
     const triggerTimes = this.#triggerTimes
     this.#triggerTimes = []
+    // What the objects' first list brings has no change behind it.
+    const changedAt = this.#passes === 0 ? undefined : this.#changedAt
+    this.#changedAt = undefined
     const skip = new Set(unread.keys())
     // At once: a look that goes on meanwhile must not take for others' work what was half done.
     const onBroken = (layer: string): void => {
@@ -344,6 +358,7 @@ export class Proxier {
     } else await this.#want(await this.#plan(dirty))
     // Before the node's addresses are known, all that stands for its node ports would look unwanted.
     const outcomes = this.#nodeAddressesRead ? await applyOnce(layers, skip, 'whole', onBroken) : []
+    const waited = changedAt === undefined ? undefined : performance.now() - changedAt
     // Flows to an endpoint may go once the kernel sends no new ones there.
     if (!outcomes.some(({ layer, broken }) => layer === 'ipvs' && broken)) await this.#parts.flows.run()
     this.#parts.serviceHealth.setHosts(
@@ -359,6 +374,8 @@ export class Proxier {
       failures.push({ layer: outcome.layer, error: outcome.broken })
     }
     const well = failures.length === 0 && refused.size === 0
+    // A layer that failed has not brought it in; what the kernel refuses is told by itself.
+    if (failures.length > 0) this.#changedAt = changedAt ?? this.#changedAt
     const report: PassReport = {
       family,
       reason,
@@ -369,6 +386,7 @@ export class Proxier {
       refused,
       failures,
       well,
+      waited: failures.length > 0 ? undefined : waited,
       triggerTimes,
       pendingServices: this.#state.pendingServices,
       pendingSlices: this.#state.pendingSlices,

@@ -20,6 +20,13 @@ export interface Drift {
   readonly state: string
 }
 
+/** Things of one kind, as wanted and as known to be in the kernel. */
+export interface Count {
+  readonly kind: string
+  readonly wanted: number
+  readonly present: number
+}
+
 export interface Layer {
   readonly name: string
   /** Layers that must stand before this one may grow. */

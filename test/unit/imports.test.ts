@@ -20,6 +20,7 @@ const rooms: Record<string, string[]> = {
   metrics: ['lib', 'model'],
   kube: ['lib', 'model'],
   health: ['lib', 'model'],
+  debug: [],
   proxier: ['lib', 'model', 'reconcile'],
   cli: ['config', 'lib'],
 }

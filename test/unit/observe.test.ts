@@ -18,6 +18,7 @@ const report = (change: Partial<PassReport> = {}): PassReport => {
     refused: new Map(),
     failures: [],
     well: true,
+    waited: undefined,
     triggerTimes: [],
     pendingServices: 0,
     pendingSlices: 0,

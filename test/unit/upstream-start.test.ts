@@ -166,7 +166,6 @@ test('the clean-up removes what a pass left, and a second one finds nothing', as
     dummy: rig.dummy,
     flows: new FakeFlows(),
     generation: new RuleGeneration(),
-    traffic: new Map(),
     close: () => {},
   }
   const tools = new Map<Family, IptablesTool>([['IPv4', rig.iptables as unknown as IptablesTool]])

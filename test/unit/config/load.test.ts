@@ -132,12 +132,7 @@ test.each(['01-base', '22-scheduler-wrr', '26-nodeportaddresses-primary', '29-de
 )
 
 test.each([
-  {
-    name: 'fields without effect yet',
-    file: 'enableProfiling: true',
-    notices: ['not in use yet: enableProfiling'],
-  },
-  { name: 'a field at its default is no news', file: 'enableProfiling: false', notices: [] },
+  { name: 'gates in use', file: 'featureGates: {ComponentStatusz: false}', notices: [] },
   {
     name: 'gates',
     file: 'featureGates: {KubeProxyIPVS: true}',

@@ -42,6 +42,7 @@ test('answers of /healthz and /livez are counted by their codes', async () => {
     'kubeproxy_proxy_healthz_total{code="200"} 2',
     'kubeproxy_proxy_healthz_total{code="503"} 1',
     'kubeproxy_proxy_livez_total{code="200"} 2',
+    'kubeproxy_proxy_livez_total{code="503"} 0',
   ])
 })
 

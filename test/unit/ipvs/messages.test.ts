@@ -1,6 +1,14 @@
 import { describe, expect, it } from 'vitest'
 import * as messages from '../../../src/ipvs/messages.ts'
-import { serverKey, type IpvsChange, type IpvsDifferences, type ObservedDestination } from '../../../src/ipvs/ipvs.ts'
+import {
+  serverKey,
+  type IpvsChange,
+  type IpvsDifferences,
+  type ObservedDestination,
+  type ServerCounters,
+  type ServerId,
+  type ServerStanding,
+} from '../../../src/ipvs/ipvs.ts'
 import { ProcParser, wordsText } from '../../../src/ipvs/proc.ts'
 import { KernelIpvs, type ProcFile } from '../../../src/ipvs/kernel-ipvs.ts'
 import { Writer } from '../../../src/netlink/attributes.ts'
@@ -67,6 +75,24 @@ describe('messages', () => {
 
   it('servers are read from a dump', () => {
     expect(kernel.servers.map((text) => messages.decodeServer(bytes(text)))).toEqual(servers)
+  })
+
+  it('counters are read from a dump', () => {
+    const counters = (text: string) => {
+      const whole = Buffer.concat([Buffer.alloc(7), bytes(text)])
+      return messages.decodeCounters(whole, 7, whole.length)
+    }
+    const none = { connections: 0, incomingPackets: 0, outgoingPackets: 0, incomingBytes: 0, outgoingBytes: 0 }
+    expect(kernel.servers.map(counters)).toEqual([
+      { id: v4, counters: none },
+      { id: v6, counters: none },
+    ])
+    // IPVS_SVC_ATTR_STATS64 with 2^33 + 1 connections in the place of none.
+    const [first = ''] = kernel.servers
+    const at = first.indexOf('7c000c000c000100') + 16
+    expect(first.slice(at, at + 16)).toBe('0'.repeat(16))
+    const busy = `${first.slice(0, at)}0100000002000000${first.slice(at + 16)}`
+    expect(counters(busy)?.counters).toEqual({ ...none, connections: 2 ** 33 + 1 })
   })
 
   it('destinations are read from a dump', () => {
@@ -234,6 +260,97 @@ describe('KernelIpvs', () => {
     }
     expect(seen).toEqual([1, 2, 2, 3])
     ipvs.close()
+  })
+
+  describe('traffic', () => {
+    /** Answers dumps of these servers and of each one's destinations; `onDump` is called before those of servers. */
+    const counting = (onDump: (nth: number) => void, servers = kernel.servers.map(bytes)) => {
+      let dumps = 0
+      return fakeKernel(([one], purpose) => {
+        const { sequence } = one!
+        if (one!.type === 0x10) return [message(0x10, sequence, family), result(2, sequence, 0)]
+        if (purpose === 'requests') return refusing(() => 0)([one!])
+        const isOfServers = one!.payload[0] === 4
+        if (isOfServers) onDump(++dumps)
+        const answers = isOfServers ? servers : kernel.destinations.slice(0, 1).map(bytes)
+        return [...answers.map((payload) => message(0x20, sequence, payload, 2)), result(3, sequence, 0)]
+      })
+    }
+    const proc = (text: string) => () => ({
+      read: (buffer: Buffer) => {
+        const count = buffer.write(text)
+        text = ''
+        return count
+      },
+      close: () => {},
+    })
+    const recorder = () => {
+      const told: string[] = []
+      return {
+        told,
+        visitor: {
+          begin: () => void told.push('begin'),
+          counted: (id: ServerId, { connections }: ServerCounters) => void told.push(`${serverKey(id)} ${connections}`),
+          standing: (id: ServerId, one: ServerStanding) =>
+            void told.push(
+              `${serverKey(id)} ${one.ready} ${one.draining} ${one.activeConnections} ${one.inactiveConnections}`,
+            ),
+        },
+      }
+    }
+    const once = ['begin', '10.96.0.1:443/TCP 0', '[fd00::a]:53/UDP 0']
+    const standing = ['10.96.0.1:443/TCP 1 0 0 0', '[fd00::a]:53/UDP 1 0 0 0']
+
+    it('of few servers is counters and destinations by netlink', async () => {
+      const ipvs = new KernelIpvs(() => new Connection(counting(() => {}).open), proc(''))
+      const { told, visitor } = recorder()
+      await ipvs.traffic(visitor)
+      expect(told).toEqual([...once, ...standing])
+    })
+
+    it('of many is destinations by the proc file; those that it leaves out are asked for', async () => {
+      const addressOf = (n: number): Uint8Array => Uint8Array.from([10, 96, 1, n])
+      const many = Array.from({ length: 70 }, (_, n) =>
+        Buffer.concat([
+          Buffer.alloc(4),
+          messages.commandAttributes.encode({ server: { family: 2, protocol: 6, address: addressOf(n), port: 80 } }),
+        ]),
+      )
+      const lines = many.flatMap((_, n) =>
+        n === 7
+          ? []
+          : [
+              `TCP  0A6001${n.toString(16).padStart(2, '0').toUpperCase()}:0050 rr  `,
+              '  -> 0A000202:192B      Masq    1      3          40        ',
+              '  -> 0A000203:192B      Masq    0      1          2         ',
+            ],
+      )
+      // Somebody else's, in the file twice: told once or not at all.
+      const text = [...lines, 'TCP  0A600101:0050 rr  ', 'TCP  0A600201:0050 rr  ', ''].join('\n')
+      const ipvs = new KernelIpvs(() => new Connection(counting(() => {}, many).open), proc(text))
+      const { told, visitor } = recorder()
+      await ipvs.traffic(visitor)
+      const stood = told.filter((line) => line.split(' ').length === 5)
+      expect(stood).toHaveLength(70)
+      expect(stood[0]).toBe('10.96.1.0:80/TCP 1 1 4 42')
+      expect(stood.at(-1)).toBe('10.96.1.7:80/TCP 1 0 0 0')
+    })
+
+    it.each<[string, IpvsChange[], number]>([
+      ['is counted again where servers were deleted meanwhile', [{ kind: 'deleteServer', server: v4 }], 2],
+      ['is not counted again for other writes', changes.slice(0, 1), 1],
+    ])('%s', async (_name, written, dumps) => {
+      let ipvs: KernelIpvs | undefined
+      let writing: Promise<unknown> | undefined
+      const fake = counting((nth) => {
+        if (nth === 1) writing = ipvs!.apply(written)
+      })
+      ipvs = new KernelIpvs(() => new Connection(fake.open), proc(''))
+      const { told, visitor } = recorder()
+      await ipvs.traffic(visitor)
+      await writing
+      expect(told).toEqual([...Array.from({ length: dumps }, () => once).flat(), ...standing])
+    })
   })
 
   it('asks again for a family that was not there', async () => {

@@ -75,7 +75,12 @@ async function makeClient(token?: string): Promise<Client> {
     }),
   )
   const access = await loadAccess({ kubeconfig: path })
-  return new Client({ access, version: 'test', headersTimeoutMs: 2000, observe: (_method, code) => codes.push(code) })
+  return new Client({
+    access,
+    version: 'test',
+    headersTimeoutMs: 2000,
+    observer: { answered: (_method, code) => void codes.push(code), received: () => {} },
+  })
 }
 
 async function follow(more: Partial<ReflectorOptions<string>> = {}, token?: string): Promise<Reflector<string>> {

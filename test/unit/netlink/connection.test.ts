@@ -309,3 +309,37 @@ describe('resolveFamily', () => {
     })
   })
 })
+
+describe('the observer', () => {
+  const heard: string[] = []
+  const observer = {
+    answered: (operation: string, milliseconds: number) => void heard.push(`${operation} ${milliseconds}`),
+    refused: (operation: string, errno: number | 'failed') => void heard.push(`${operation} refused ${errno}`),
+  }
+  beforeEach(() => void (heard.length = 0))
+
+  it('hears of each send, not of each message, and of each refusal', async () => {
+    const kernel = fakeKernel(refusing((one) => (one.sequence === 2 || one.sequence === 300 ? 17 : 0)))
+    await new Connection(kernel.open, { ...standing, observer }).batch(requests(300))
+    expect(heard).toEqual(['send refused 17', 'send 0', 'send refused 17', 'send 0'])
+  })
+
+  it('hears of requests and dumps, and of the time that they took', async () => {
+    let now = 0
+    const kernel = fakeKernel(([one], purpose) => {
+      now += 5
+      return purpose === 'dumps' ? [result(3, one!.sequence, 0)] : [result(2, one!.sequence, 3)]
+    })
+    const connection = new Connection(kernel.open, { now: () => now, observer })
+    await connection.request(request())
+    await connection.dump(request())
+    expect(heard).toEqual(['request 5', 'request refused 3', 'dump 5'])
+  })
+
+  it('hears of a socket that fails', async () => {
+    const connection = new Connection(fakeKernel(() => new Error('gone')).open, { ...standing, observer })
+    await expect(connection.batch(requests(1))).rejects.toThrow()
+    await expect(connection.dump(request())).rejects.toThrow()
+    expect(heard).toEqual(['send refused failed', 'dump refused failed'])
+  })
+})

@@ -1,4 +1,4 @@
-import { buildFamily, type Effects, type FamilySettings } from '../../../src/compose.ts'
+import { buildStack, type Effects, type FamilySettings, type FamilyStack } from '../../../src/compose.ts'
 import { FakeDummy } from '../../../src/dummy/fake-dummy.ts'
 import { FakeIpset } from '../../../src/ipset/fake-ipset.ts'
 import { FakeIptables } from '../../../src/iptables/fake-iptables.ts'
@@ -37,6 +37,7 @@ export class Rig {
   /** Warnings as written. */
   readonly warnings: string[] = []
   readonly proxier: Proxier
+  readonly stack: FamilyStack
   healthHosts: readonly string[] | 'all' | undefined
   readonly #stop = new AbortController()
   #running: Promise<void> | undefined
@@ -86,7 +87,8 @@ export class Rig {
       ...silentLog,
       warn: (message, fields) => void this.warnings.push(JSON.stringify({ message, ...fields })),
     }
-    this.proxier = buildFamily(family, { ...settings, ...change }, this, this.iptables, log, observer, effects)
+    this.stack = buildStack(family, { ...settings, ...change }, this, this.iptables, log, observer, effects)
+    this.proxier = this.stack.proxier
   }
 
   start(): void {

@@ -1,0 +1,33 @@
+/** Things of one kind in one layer. */
+export interface LayerCount {
+  readonly layer: string
+  readonly kind: string
+  readonly wanted: number
+  readonly present: number
+}
+
+export interface SetFill {
+  readonly set: string
+  readonly members: number
+  /** So many it has room for. */
+  readonly size: number
+}
+
+/** What a scrape asks of a family's stack; each answer is worked out when it is asked for. */
+export interface FamilyFigures {
+  counts(): Iterable<LayerCount>
+  sets(): Iterable<SetFill>
+  /** Destinations that wait at weight 0 for their connections to end. */
+  readonly draining: number
+  /** Connections by the last look at the virtual servers; undefined before the first. */
+  readonly connections: { readonly active: number; readonly inactive: number } | undefined
+  /** When the last look at the whole kernel state ended, in milliseconds since the epoch, and how many it took. */
+  readonly lastLook: { readonly endedAt: number; readonly took: number } | undefined
+}
+
+/** What a scrape asks of the node; undefined where the kernel does not tell. */
+export interface NodeFigures {
+  readonly conntrackEntries?: number | undefined
+  readonly conntrackLimit?: number | undefined
+  readonly connectionTableBuckets?: number | undefined
+}
