@@ -12,6 +12,7 @@ import { RuleGeneration } from './iptables/generation.ts'
 import type { Iptables } from './iptables/iptables.ts'
 import { IptablesLayer } from './iptables/layer.ts'
 import { chooseVariant, IptablesTool } from './iptables/restore.ts'
+import type { RuleSettings } from './iptables/rules.ts'
 import type { Ipvs } from './ipvs/ipvs.ts'
 import { KernelIpvs } from './ipvs/kernel-ipvs.ts'
 import { IpvsLayer } from './ipvs/layer.ts'
@@ -23,7 +24,7 @@ import type { LocalDetector } from './model/local-detector.ts'
 import { Connection, type Traffic } from './netlink/connection.ts'
 import { protocols } from './netlink/header.ts'
 import { Ledger } from './proxier/ledger.ts'
-import { Proxier, type ProxierObserver, type ProxierParts } from './proxier/proxier.ts'
+import { Proxier, type ProxierObserver, type ProxierOptions, type ProxierParts } from './proxier/proxier.ts'
 
 /** The kernel by netlink: one connection each, shared by the families. */
 export interface Kernel {
@@ -106,6 +107,36 @@ export async function openIptables(log: Log): Promise<ReadonlyMap<Family, Iptabl
   return tools
 }
 
+/** What one family's rules depend on as long as the process runs. */
+export function ruleSettings(family: Family, settings: FamilySettings, randomFully: boolean): RuleSettings {
+  return {
+    setName: (role) => setSpec(role, family).name,
+    comment: setComment,
+    masqueradeBit: settings.masqueradeBit,
+    masqueradeAll: settings.masqueradeAll,
+    randomFully,
+  }
+}
+
+/** One family's part of the settings, as the proxier takes it. */
+export function proxierOptions(family: Family, settings: FamilySettings, log: Log): ProxierOptions {
+  return {
+    family,
+    nodeName: settings.nodeName,
+    scheduler: settings.scheduler,
+    nodePortRanges: settings.nodePortRanges,
+    nodeIP: settings.nodeIPs.find((address) => familyOf(address) === family) ?? '',
+    strictExternal: settings.strictExternal,
+    localDetector: (podCIDRs) => settings.localDetector(family, podCIDRs),
+    needsPodCIDR: settings.needsPodCIDR,
+    first,
+    minSyncPeriod: settings.minSyncPeriod,
+    syncPeriod: settings.syncPeriod,
+    clock: systemClock,
+    log,
+  }
+}
+
 /** What a pass does beside the kernel's state. */
 export type Effects = Pick<ProxierParts, 'flows' | 'serviceHealth'>
 
@@ -139,13 +170,7 @@ export function buildFamily(
     family,
     iptables,
     log,
-    rules: {
-      setName: (role) => setSpec(role, family).name,
-      comment: setComment,
-      masqueradeBit: settings.masqueradeBit,
-      masqueradeAll: settings.masqueradeAll,
-      randomFully: iptables.randomFully,
-    },
+    rules: ruleSettings(family, settings, iptables.randomFully),
     onRestoreFailure: () => observer.restoreFailed(family),
     ...(iptables.variant === 'nft' && kernel.generation !== undefined
       ? { generation: () => kernel.generation!.read() }
@@ -168,35 +193,18 @@ export function buildFamily(
     ownersOf: (address) => ledger.addressOwners(address),
     speaksForDevice: family === 'IPv4',
   })
-  return new Proxier(
-    {
-      family,
-      nodeName: settings.nodeName,
-      scheduler: settings.scheduler,
-      nodePortRanges: settings.nodePortRanges,
-      nodeIP: settings.nodeIPs.find((address) => familyOf(address) === family) ?? '',
-      strictExternal: settings.strictExternal,
-      localDetector: (podCIDRs) => settings.localDetector(family, podCIDRs),
-      needsPodCIDR: settings.needsPodCIDR,
-      first,
-      minSyncPeriod: settings.minSyncPeriod,
-      syncPeriod: settings.syncPeriod,
-      clock: systemClock,
-      log,
-    },
-    {
-      ledger,
-      layers: [sets, rules, servers, addresses],
-      rules,
-      readNodeAddresses: () => readNodeAddresses(kernel.dummy, family),
-      observer,
-      ...effects,
-    },
-  )
+  return new Proxier(proxierOptions(family, settings, log), {
+    ledger,
+    layers: [sets, rules, servers, addresses],
+    rules,
+    readNodeAddresses: () => readNodeAddresses(kernel.dummy, family),
+    observer,
+    ...effects,
+  })
 }
 
 /** Addresses of a family on all links but the dummy device, without loopback and IPv6 link-local ones. */
-async function readNodeAddresses(dummy: Dummy, family: Family): Promise<string[]> {
+export async function readNodeAddresses(dummy: Dummy, family: Family): Promise<string[]> {
   const device = (await dummy.links()).find(({ name }) => name === deviceName)?.index
   const addresses = await dummy.addresses({ family, isOn: (linkIndex) => linkIndex !== device })
   const own = addresses.filter(({ address }) => !isLoopback(address) && !isIPv6LinkLocal(address))

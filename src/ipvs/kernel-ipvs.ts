@@ -60,6 +60,25 @@ function openProcFile(): ProcFile {
   return { read: (buffer) => readSync(file, buffer), close: () => closeSync(file) }
 }
 
+/**
+ * Reads the proc file in small pieces, in turns with others. The kernel gives at most a page at once: through the thread
+ * pool each would cost more than it takes to read.
+ */
+export async function readProcFile(visitor: ProcVisitor, open: () => ProcFile = openProcFile): Promise<void> {
+  const parser = new ProcParser(visitor)
+  const turn = new PatientTurn()
+  const buffer = Buffer.allocUnsafe(65_536)
+  const file = open()
+  try {
+    for (let count = file.read(buffer); count > 0; count = file.read(buffer)) {
+      parser.push(buffer.subarray(0, count))
+      if (turn.isOver) await turn.next()
+    }
+  } finally {
+    file.close()
+  }
+}
+
 function observed(one: ProcDestination): ObservedDestination {
   return {
     address: wordsText(one.family, one.words),
@@ -252,13 +271,14 @@ export class KernelIpvs implements Ipvs {
   async #parseProc(family?: Family): Promise<ReadonlyMap<string, readonly ObservedDestination[]>> {
     const servers = new Map<string, ObservedDestination[]>()
     let current: ObservedDestination[] | undefined
-    await this.#readProc({
+    const visitor: ProcVisitor = {
       server: (id) => {
         current = family === undefined || id.family === family ? [] : undefined
         if (current !== undefined) servers.set(serverKey(id), current)
       },
-      destination: (one) => current?.push(observed(one)),
-    })
+      destination: (one) => void current?.push(observed(one)),
+    }
+    await readProcFile(visitor, this.#openProc)
     return servers
   }
 
@@ -323,37 +343,19 @@ export class KernelIpvs implements Ipvs {
       const done = sleep(joinTime).then(() => {
         if (this.#joinable?.visitors === visitors) this.#joinable = undefined
         let current: ProcVisitor | undefined
-        return this.#readProc({
+        const each: ProcVisitor = {
           server: (...args) => {
             current = visitors.get(args[0].family)
             current?.server(...args)
           },
           destination: (one) => current?.destination(one),
-        })
+        }
+        return readProcFile(each, this.#openProc)
       })
       this.#joinable = { visitors, done }
     }
     this.#joinable.visitors.set(family, visitor)
     await this.#joinable.done
-  }
-
-  /**
-   * Reads the proc file in small pieces, in turns with others. The kernel gives at most a page at once: through the
-   * thread pool each would cost more than it takes to read.
-   */
-  async #readProc(visitor: ProcVisitor): Promise<void> {
-    const parser = new ProcParser(visitor)
-    const turn = new PatientTurn()
-    const buffer = Buffer.allocUnsafe(65_536)
-    const file = this.#openProc()
-    try {
-      for (let count = file.read(buffer); count > 0; count = file.read(buffer)) {
-        parser.push(buffer.subarray(0, count))
-        if (turn.isOver) await turn.next()
-      }
-    } finally {
-      file.close()
-    }
   }
 
   async timeouts(): Promise<IpvsTimeouts> {
