@@ -1,6 +1,6 @@
 import { resources } from '../kube/api-source.ts'
 import type { Client } from '../kube/client.ts'
-import { listObjects } from '../kube/list.ts'
+import { listObjects, type Listing } from '../kube/list.ts'
 import { ManifestsSource } from '../kube/manifests.ts'
 import {
   isJson,
@@ -23,13 +23,17 @@ export interface ClusterOptions {
   readonly log: Log
   /** Give up after so many milliseconds without the whole. */
   readonly timeoutMs?: number
+  /** "namespace/name": this Service and its EndpointSlices do; a folder gives all the same. */
+  readonly only?: string
+  /** Hears of each EndpointSlice as it was read. */
+  readonly onSlice?: (object: unknown) => void
 }
 
 /** Tells all Services, all EndpointSlices and the own Node once, as they are now. Throws ProxyError CONFIG or API. */
 export async function readCluster(options: ClusterOptions, listener: ClusterListener): Promise<void> {
-  const { source, nodeName, log, timeoutMs = 60_000 } = options
+  const { source, nodeName, log, timeoutMs = 60_000, onSlice } = options
   if ('manifests' in source) {
-    await readManifests(source.manifests, nodeName, log, listener)
+    await readManifests(source.manifests, options, listener)
     return
   }
   const { client } = source
@@ -54,17 +58,42 @@ export async function readCluster(options: ClusterOptions, listener: ClusterList
     (object) => translateEndpointSlice(object, nodeName, report),
     (key, record) => listener.sliceChanged(key, record),
   )
+  const { services, endpointslices } = listingsOf(options.only)
+  const heard = (object: unknown): void => {
+    onSlice?.(object)
+    slice(object)
+  }
   await Promise.all([
     listObjects(client, resources.node(nodeName), node, signal),
-    listObjects(client, resources.services, service, signal),
-    listObjects(client, resources.endpointslices, slice, signal),
+    listObjects(client, services, service, signal),
+    listObjects(client, endpointslices, heard, signal),
   ])
   for (const kind of ['services', 'endpointslices', 'node'] as const) listener.synced(kind)
 }
 
+function listingsOf(only: string | undefined): { services: Listing; endpointslices: Listing } {
+  if (only === undefined) return resources
+  const [namespace, name] = only.split('/')
+  const { services, endpointslices } = resources
+  return {
+    services: { path: services.path, fieldSelector: `metadata.namespace=${namespace},metadata.name=${name}` },
+    endpointslices: {
+      path: endpointslices.path,
+      labelSelector: `${endpointslices.labelSelector},kubernetes.io/service-name=${name}`,
+    },
+  }
+}
+
 /** The folder is read by the daemon's own source, until it has told everything once. */
-async function readManifests(directory: string, nodeName: string, log: Log, listener: ClusterListener): Promise<void> {
-  const source = new ManifestsSource({ directory, nodeName, log })
+async function readManifests(
+  directory: string,
+  { nodeName, log, onSlice }: ClusterOptions,
+  listener: ClusterListener,
+): Promise<void> {
+  const onObject = (object: Readonly<Record<string, unknown>>): void => {
+    if (object.kind === 'EndpointSlice') onSlice?.(object)
+  }
+  const source = new ManifestsSource({ directory, nodeName, log, onObject })
   await source.check()
   const done = new AbortController()
   const waiting = new Set<ClusterKind>(['services', 'endpointslices', 'node'])

@@ -1,13 +1,11 @@
 import { dispatch, proxierOptions, ruleSettings, type FamilySettings } from '../compose.ts'
-import { buildRules, type ChainSet } from '../iptables/rules.ts'
+import { buildRules, type ChainSet, type RuleFacts } from '../iptables/rules.ts'
 import type { KnownServer } from '../ipvs/ipvs.ts'
 import { ProxyError } from '../lib/errors.ts'
 import type { Log } from '../lib/log.ts'
 import type { Family } from '../model/address.ts'
-import type { ClusterListener } from '../model/cluster.ts'
-import type { LocalDetector } from '../model/local-detector.ts'
+import type { ClusterListener, NodeRecord } from '../model/cluster.ts'
 import type { SetRole } from '../model/sets.ts'
-import type { OutFilterDrop } from '../proxier/contribution.ts'
 import { Ledger } from '../proxier/ledger.ts'
 import { Proxier, type PassReport } from '../proxier/proxier.ts'
 
@@ -29,9 +27,7 @@ export interface WantedOptions {
   readonly family: Family
   readonly settings: FamilySettings
   /** Addresses of the family on the node's links but the dummy device. */
-  readonly nodeAddresses: readonly string[]
-  /** Whether iptables knows MASQUERADE --random-fully. */
-  readonly randomFully: boolean
+  readonly readNodeAddresses: () => Promise<readonly string[]>
   readonly log: Log
 }
 
@@ -49,11 +45,11 @@ export class WantedFamily {
   readonly #ledger: Ledger
   readonly #proxier: Proxier
   readonly #passed = Promise.withResolvers<PassReport>()
-  #rules: ChainSet = { chains: [], jumps: [] }
+  #wish: Pick<RuleFacts, 'nonEmpty' | 'outFilterDrops' | 'localDetector'> | undefined
 
   constructor(options: WantedOptions) {
     this.#options = options
-    const { family, settings, nodeAddresses, log } = options
+    const { family, settings, readNodeAddresses, log } = options
     this.#ledger = new Ledger(
       {
         sets: {
@@ -74,8 +70,13 @@ export class WantedFamily {
     this.#proxier = new Proxier(proxierOptions(family, settings, log), {
       ledger: this.#ledger,
       layers: [],
-      rules: { want: (nonEmpty, drops, detector) => this.#wantRules(nonEmpty, drops, detector) },
-      readNodeAddresses: () => Promise.resolve(nodeAddresses),
+      rules: {
+        want: (nonEmpty, outFilterDrops, localDetector) => {
+          // The last ones said before the pass ends are those in force after it.
+          this.#wish = { nonEmpty, outFilterDrops, localDetector }
+        },
+      },
+      readNodeAddresses,
       observer: {
         queued: () => {},
         drift: () => {},
@@ -96,8 +97,12 @@ export class WantedFamily {
     return this.#proxier
   }
 
-  /** To be called when everything was told. Throws ProxyError OBJECT where the daemon would not write anything yet. */
-  async wanted(): Promise<Wanted> {
+  /**
+   * To be called once, when everything was told. `randomFully`: whether iptables knows MASQUERADE --random-fully. Throws
+   * ProxyError OBJECT where the daemon would not write anything yet, and what kept it from reading the node's addresses.
+   */
+  async wanted(randomFully: boolean): Promise<Wanted> {
+    const { family, settings } = this.#options
     if (this.#proxier.lacksPodCIDR) {
       throw new ProxyError(
         'OBJECT',
@@ -109,14 +114,16 @@ export class WantedFamily {
     }
     const stop = new AbortController()
     const running = this.#proxier.run(stop.signal)
-    await this.#passed.promise
+    const { failures } = await this.#passed.promise
     stop.abort()
     await running
+    const [failure] = failures
+    if (failure !== undefined) throw failure.error
     return {
-      family: this.#options.family,
+      family,
       servers: this.#servers,
       sets: this.#sets,
-      rules: this.#rules,
+      rules: buildRules({ ...ruleSettings(family, settings, randomFully), family, ...this.#wish! }),
       addresses: this.#addresses,
       owners: this.#ledger,
       clashes: this.#clashes,
@@ -129,21 +136,12 @@ export class WantedFamily {
     if (entries === undefined) this.#sets.set(role, (entries = new Set()))
     return entries
   }
-
-  /** The last ones said before the pass ends are those in force after it. */
-  #wantRules(
-    nonEmpty: ReadonlySet<SetRole>,
-    outFilterDrops: readonly OutFilterDrop[],
-    localDetector: LocalDetector | undefined,
-  ): void {
-    const { family, settings, randomFully } = this.#options
-    const facts = { ...ruleSettings(family, settings, randomFully), family, nonEmpty, outFilterDrops, localDetector }
-    this.#rules = buildRules(facts)
-  }
 }
 
 /** Hands the cluster's objects to every family, as the daemon does. */
-export function listenerOf(families: readonly WantedFamily[]): ClusterListener {
-  const proxiers = new Map(families.map(({ family, proxier }) => [family, proxier]))
-  return dispatch(proxiers, { service: () => {}, slice: () => {}, node: () => {} })
+export function dispatchTo(
+  proxiers: Iterable<readonly [Family, Proxier]>,
+  onNode: (node: NodeRecord | undefined) => void = () => {},
+): ClusterListener {
+  return dispatch(new Map(proxiers), { service: () => {}, slice: () => {}, node: onNode })
 }
