@@ -74,7 +74,7 @@ export const commands: Readonly<Record<CommandName, CommandSpec>> = {
   'support-bundle': {
     about: 'All of the above and raw dumps, without secrets, in one file.',
     short: 'everything in one archive, without secrets',
-    argument: { name: 'FILE', about: 'the archive to write, such as support.tar.gz' },
+    argument: { name: 'FILE', about: 'the archive to write, such as support.tar.gz; - for standard output' },
     options: {},
   },
 }

@@ -23,9 +23,9 @@ export interface ClusterOptions {
   readonly log: Log
   /** Give up after so many milliseconds without the whole. */
   readonly timeoutMs?: number
-  /** "namespace/name": this Service and its EndpointSlices do; a folder gives all the same. */
+  /** "namespace/name": this Service and its EndpointSlices do; a folder tells the others as well. */
   readonly only?: string
-  /** Hears of each EndpointSlice as it was read. */
+  /** Hears of each EndpointSlice as it was read, with `only` of those of that Service. */
   readonly onSlice?: (object: unknown) => void
 }
 
@@ -60,6 +60,7 @@ export async function readCluster(options: ClusterOptions, listener: ClusterList
   )
   const { services, endpointslices } = listingsOf(options.only)
   const heard = (object: unknown): void => {
+    if (options.only !== undefined && serviceOf(object) !== options.only) return
     onSlice?.(object)
     slice(object)
   }
@@ -87,11 +88,12 @@ function listingsOf(only: string | undefined): { services: Listing; endpointslic
 /** The folder is read by the daemon's own source, until it has told everything once. */
 async function readManifests(
   directory: string,
-  { nodeName, log, onSlice }: ClusterOptions,
+  { nodeName, log, only, onSlice }: ClusterOptions,
   listener: ClusterListener,
 ): Promise<void> {
   const onObject = (object: Readonly<Record<string, unknown>>): void => {
-    if (object.kind === 'EndpointSlice') onSlice?.(object)
+    if (object.kind !== 'EndpointSlice') return
+    if (only === undefined || serviceOf(object) === only) onSlice?.(object)
   }
   const source = new ManifestsSource({ directory, nodeName, log, onObject })
   await source.check()
@@ -103,6 +105,13 @@ async function readManifests(
     if (waiting.size === 0) done.abort()
   }
   await source.run({ ...listener, synced }, done.signal)
+}
+
+/** The Service that an EndpointSlice belongs to, "namespace/name". */
+function serviceOf(slice: unknown): string {
+  const metadata = isJson(slice) && isJson(slice.metadata) ? slice.metadata : {}
+  const labels = isJson(metadata.labels) ? metadata.labels : {}
+  return `${String(metadata.namespace)}/${String(labels['kubernetes.io/service-name'])}`
 }
 
 /** A pod behind an endpoint: "namespace/name", by the endpoint's address. */

@@ -134,7 +134,7 @@ async function serversOf(
       log,
       only: service,
       onSlice: (slice) => {
-        if (isOf(slice, service)) for (const [address, pod] of podNames(slice)) pods.set(address, pod)
+        for (const [address, pod] of podNames(slice)) pods.set(address, pod)
       },
     },
     dispatchTo(families.map(({ family, proxier }) => [family, proxier])),
@@ -148,12 +148,6 @@ async function serversOf(
     }
   }
   return { servers, pods }
-}
-
-/** Whether an EndpointSlice belongs to a Service. */
-function isOf(slice: unknown, service: string): boolean {
-  const { metadata } = slice as { metadata?: { namespace?: string; labels?: Record<string, string> } }
-  return `${metadata?.namespace}/${metadata?.labels?.['kubernetes.io/service-name']}` === service
 }
 
 export function connsText(result: ConnsResult): string {

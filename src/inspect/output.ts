@@ -1,9 +1,12 @@
 import type { Command } from '../cli/commands.ts'
 
-/** Rows as text, columns aligned, two blanks between them; the last column is not padded. */
+/** Rows as text, columns aligned, two blanks between them; the last cell is not padded. A row of one cell is a remark. */
 export function columns(rows: readonly (readonly string[])[], indent = ''): string {
   const widths: number[] = []
-  for (const row of rows) for (const [i, cell] of row.entries()) widths[i] = Math.max(widths[i] ?? 0, cell.length)
+  for (const row of rows) {
+    if (row.length === 1) continue
+    for (const [i, cell] of row.entries()) widths[i] = Math.max(widths[i] ?? 0, cell.length)
+  }
   return rows
     .map((row) => {
       const cells = row.map((cell, i) => (i === row.length - 1 ? cell : cell.padEnd(widths[i]!)))
@@ -25,9 +28,10 @@ export function head<T>(list: readonly T[], most: number, show: (one: T) => read
   return rows
 }
 
-/** "3 servers", "1 server" */
+/** "3 servers", "1 server", "2 entries" */
 export function counted(count: number, noun: string): string {
-  return `${count} ${noun}${count === 1 ? '' : 's'}`
+  if (count === 1) return `1 ${noun}`
+  return `${count} ${noun.endsWith('s') ? `${noun}es` : noun.endsWith('y') ? `${noun.slice(0, -1)}ies` : `${noun}s`}`
 }
 
 /** Maps and sets as objects and lists; an Error as its message. */

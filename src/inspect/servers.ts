@@ -1,6 +1,7 @@
 import { DestinationDigest, DestinationList } from '../model/destination-list.ts'
 import type { Family } from '../model/address.ts'
 import { serverFlags, serverKey, type KnownServer, type ObservedServer, type ServerId } from '../ipvs/ipvs.ts'
+import { ProxyError } from '../lib/errors.ts'
 import { readProcFile, type ProcFile } from '../ipvs/kernel-ipvs.ts'
 import type { ProcDestination, ProcVisitor } from '../ipvs/proc.ts'
 
@@ -106,16 +107,18 @@ export async function surveyServers(
 ): Promise<ReadonlyMap<Family, ServerSurvey>> {
   const surveys = new Map([...wanted].map(([family, servers]) => [family, new Survey(family, servers)]))
   let current: Survey | undefined
-  await readProcFile(
-    {
-      server: (...args) => {
-        current = surveys.get(args[0].family)
-        current?.server(...args)
-      },
-      destination: (one) => current?.destination(one),
+  const visitor: ProcVisitor = {
+    server: (...args) => {
+      current = surveys.get(args[0].family)
+      current?.server(...args)
     },
-    open,
-  )
+    destination: (one) => current?.destination(one),
+  }
+  try {
+    await readProcFile(visitor, open)
+  } catch (error) {
+    throw new ProxyError('PREFLIGHT', 'IPVS is not there in this kernel', { advice: 'load it: modprobe ip_vs' }, error)
+  }
   for (const survey of surveys.values()) survey.end()
   return new Map([...surveys].map(([family, survey]) => [family, survey.result]))
 }
