@@ -80,7 +80,9 @@ export async function parseFlags(args: readonly string[]): Promise<CommandLine> 
     throw error instanceof ProxyError ? error : usage(`the flags cannot be read: ${describeError(error)}`, name)
   }
   const mistakes: string[] = []
-  const names = name === undefined ? known : new Set([...known, ...Object.keys(commands[name].options)])
+  const own = name === undefined ? [] : Object.keys(commands[name].options)
+  const names = new Set([...known, ...own])
+  if (names.has('output')) names.add('o')
   for (const flag of Object.keys(values)) {
     if (names.has(flag) || shortNames.has(flag)) continue
     const near = nearest(flag, names)
@@ -103,7 +105,7 @@ export async function parseFlags(args: readonly string[]): Promise<CommandLine> 
   }
 }
 
-const shortNames: ReadonlySet<string> = new Set(['_', '$0', 'h', 'o'])
+const shortNames: ReadonlySet<string> = new Set(['_', '$0', 'h'])
 
 function newParser(args: readonly string[], name: CommandName | undefined): Argv {
   return yargs([...args])

@@ -112,7 +112,8 @@ class PlannedFamily {
       ipvsadm: this.#ipvs.dump(),
       ipset: this.#ipset.dump(),
       iptables: (await Promise.all(tables.map((table) => this.#iptables.save(table)))).join(''),
-      addresses: this.#dummy.dump(deviceName),
+      // Indented as ip(8) does.
+      addresses: this.#dummy.dump(deviceName).replaceAll(/^(?=.)/gm, '    '),
     }
   }
 }

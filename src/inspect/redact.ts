@@ -38,8 +38,9 @@ const patterns: readonly RegExp[] = [
 /** A text without the secrets that are known and without what looks like one. */
 export function redact(text: string, known: readonly string[] = []): string {
   let clean = text
-  // The longest first: one may be part of another.
-  for (const secret of known.toSorted((a, b) => b.length - a.length)) clean = clean.replaceAll(secret, hidden)
+  // As they are, and as they stand in JSON; the longest first, for one may be part of another.
+  const forms = new Set(known.flatMap((secret) => [secret, JSON.stringify(secret).slice(1, -1)]))
+  for (const form of [...forms].sort((a, b) => b.length - a.length)) clean = clean.replaceAll(form, hidden)
   for (const pattern of patterns) clean = clean.replace(pattern, `$1${hidden}`)
   return clean
 }
