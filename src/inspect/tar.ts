@@ -36,7 +36,7 @@ function header(name: string, size: number, seconds: number): Buffer {
   // The sum is made with blanks in its own place.
   block.fill(' ', 148, 156)
   block.write('0', 156)
-  block.write('ustar\0' + '00', 257, 'latin1')
+  block.write('ustar\u000000', 257, 'latin1')
   let sum = 0
   for (const byte of block) sum += byte
   block.write(`${sum.toString(8).padStart(6, '0')}\0 `, 148, 'latin1')

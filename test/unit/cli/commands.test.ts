@@ -46,7 +46,7 @@ test.each<{ args: string[]; command: Record<string, unknown>; line?: Record<stri
 ])('$args', async ({ args, command, line = {}, flags = [] }) => {
   const parsed = await parseFlags(args)
   expect(parsed).toMatchObject({ operation: 'command', command, ...line })
-  expect([...parsed.flags].sort()).toEqual(flags.sort())
+  expect(parsed.flags).toEqual(new Map(flags as [string, string][]))
 })
 
 test.each([

@@ -95,7 +95,7 @@ test.each(goldenCases())('%s: the plan is what kube-proxy wrote, and what the ot
       expect(entries.sort()).toEqual(normaliseIpset(text('ipset', family)).filter((line) => line.startsWith('add ')))
       expect([...addresses].sort()).toEqual(
         normaliseAddresses(text('addresses', family))
-          .map((address) => address.split('/')[0])
+          .map((address) => address.replace(/\/.*/, ''))
           .sort(),
       )
       const planned = normaliseIptables(text('iptables', family)).filter((line) => / KUBE-\S+ \d\d /.test(line))
