@@ -15,7 +15,7 @@ export interface DaemonAnswers {
 }
 
 /** Longer than that nobody waits for a process of the same node. */
-const patience = 2000
+const patience = 5000
 const mostBytes = 16 << 20
 
 /** GET of a URL of this node. */

@@ -62,10 +62,9 @@ export interface StatusFacts {
 }
 
 export async function runStatus(inspection: Inspection): Promise<number> {
-  const [look, daemon] = await Promise.all([
-    withKernel((kernel) => lookAtKernel(inspection, kernel)),
-    askDaemon(inspection.config),
-  ])
+  // One after the other: while the objects are worked out nothing else has its turn, and the daemon would seem to be late.
+  const daemon = await askDaemon(inspection.config)
+  const look = await withKernel((kernel) => lookAtKernel(inspection, kernel))
   print(inspection.command, statusOf(look, statusFacts(inspection, readDaemon(daemon, Date.now()))), statusText)
   return 0
 }
