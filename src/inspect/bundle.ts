@@ -1,4 +1,4 @@
-import { readFileSync, writeFileSync } from 'node:fs'
+import { existsSync, readdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { cpus, release, totalmem } from 'node:os'
 import { promisify } from 'node:util'
 import type { Kernel } from '../compose.ts'
@@ -7,6 +7,7 @@ import { allRoles, setSpec } from '../ipset/catalogue.ts'
 import { destinationKey, serverFlags, type ObservedServer } from '../ipvs/ipvs.ts'
 import { describeError, ProxyError } from '../lib/errors.ts'
 import { runCommand, type RunCommand } from '../lib/process.ts'
+import { readSysctl } from '../lib/sysctl.ts'
 import { version } from '../lib/version.ts'
 import { checks, examine } from './checks.ts'
 import { askDaemon, readDaemon, type Answer } from './daemon.ts'
@@ -142,8 +143,26 @@ function kernelParts(kernel: Kernel): readonly Part[] {
     command('kernel/ip6-route.txt', 'ip', ['-6', 'route', 'show', 'table', 'all']),
     command('kernel/ip-rule.txt', 'ip', ['rule', 'show']),
     command('kernel/ip6-rule.txt', 'ip', ['-6', 'rule', 'show']),
-    command('kernel/sysctl-net.txt', 'sysctl', ['-a', '--pattern', '^net\\.']),
+    { name: 'kernel/sysctl-net.txt', make: async () => sysctlText() },
   ]
+}
+
+/** Not those of each link: there are as many as pods. */
+const sysctlFolders = ['ipv4', 'ipv4/vs', 'ipv4/conf/all', 'ipv4/conf/default', 'ipv6/conf/all', 'bridge', 'netfilter']
+
+/** As `sysctl -a` prints them; the image need not have the tool. */
+function sysctlText(): string {
+  const lines: string[] = []
+  for (const folder of sysctlFolders) {
+    const path = `/proc/sys/net/${folder}`
+    if (!existsSync(path)) continue
+    for (const entry of readdirSync(path, { withFileTypes: true })) {
+      const name = `net/${folder}/${entry.name}`
+      const value = entry.isFile() ? readSysctl(name) : undefined
+      if (value !== undefined) lines.push(`${name.replaceAll('/', '.')} = ${value}\n`)
+    }
+  }
+  return lines.join('')
 }
 
 function nodeParts(): readonly Part[] {

@@ -90,7 +90,7 @@ const mostMembers = 2 ** 24
 
 export const checks: readonly Check[] = [
   {
-    id: 'ipvs-missing',
+    id: 'layer-unread',
     title: 'The kernel can do what is needed',
     why: 'without IPVS, ipset, iptables or the dummy device no Service is served',
     run: ({ unread }) =>

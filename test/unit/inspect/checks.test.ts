@@ -79,7 +79,7 @@ const accept = '-m set --match-set KUBE-CLUSTER-IP dst,dst -j ACCEPT'
 
 const cases: readonly { name: string; change: Partial<Facts>; found: readonly string[] }[] = [
   { name: 'a healthy node', change: {}, found: [] },
-  { name: 'no IPVS', change: { unread: new Map([['IPv4 ipvs', 'modprobe ip_vs']]) }, found: ['error ipvs-missing'] },
+  { name: 'no IPVS', change: { unread: new Map([['IPv4 ipvs', 'modprobe ip_vs']]) }, found: ['error layer-unread'] },
   {
     name: 'a scheduler that is not loaded',
     change: { scheduler: 'mh', modules: new Set(['ip_vs']) },
