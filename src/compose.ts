@@ -12,6 +12,7 @@ import { RuleGeneration } from './iptables/generation.ts'
 import type { Iptables } from './iptables/iptables.ts'
 import { IptablesLayer } from './iptables/layer.ts'
 import { chooseVariant, IptablesTool, theHost } from './iptables/restore.ts'
+import type { RuleSettings } from './iptables/rules.ts'
 import type { Ipvs, IpvsTraffic } from './ipvs/ipvs.ts'
 import { KernelIpvs } from './ipvs/kernel-ipvs.ts'
 import { IpvsLayer } from './ipvs/layer.ts'
@@ -26,7 +27,7 @@ import { Connection, type CallObserver, type Traffic } from './netlink/connectio
 import { errnoName } from './netlink/errno.ts'
 import { protocols } from './netlink/header.ts'
 import { Ledger } from './proxier/ledger.ts'
-import { Proxier, type ProxierObserver, type ProxierParts } from './proxier/proxier.ts'
+import { Proxier, type ProxierObserver, type ProxierOptions, type ProxierParts } from './proxier/proxier.ts'
 
 /** The kernel by netlink: one connection each, shared by the families. */
 export interface Kernel {
@@ -140,6 +141,36 @@ function watched(run: RunCommand, watch: KernelWatch): RunCommand {
   }
 }
 
+/** What one family's rules depend on as long as the process runs. */
+export function ruleSettings(family: Family, settings: FamilySettings, randomFully: boolean): RuleSettings {
+  return {
+    setName: (role) => setSpec(role, family).name,
+    comment: setComment,
+    masqueradeBit: settings.masqueradeBit,
+    masqueradeAll: settings.masqueradeAll,
+    randomFully,
+  }
+}
+
+/** One family's part of the settings, as the proxier takes it. */
+export function proxierOptions(family: Family, settings: FamilySettings, log: Log): ProxierOptions {
+  return {
+    family,
+    nodeName: settings.nodeName,
+    scheduler: settings.scheduler,
+    nodePortRanges: settings.nodePortRanges,
+    nodeIP: settings.nodeIPs.find((address) => familyOf(address) === family) ?? '',
+    strictExternal: settings.strictExternal,
+    localDetector: (podCIDRs) => settings.localDetector(family, podCIDRs),
+    needsPodCIDR: settings.needsPodCIDR,
+    first,
+    minSyncPeriod: settings.minSyncPeriod,
+    syncPeriod: settings.syncPeriod,
+    clock: systemClock,
+    log,
+  }
+}
+
 /** What a pass does beside the kernel's state. */
 export type Effects = Pick<ProxierParts, 'flows' | 'serviceHealth'>
 
@@ -193,13 +224,7 @@ export function buildStack(
     family,
     iptables,
     log,
-    rules: {
-      setName: (role) => setSpec(role, family).name,
-      comment: setComment,
-      masqueradeBit: settings.masqueradeBit,
-      masqueradeAll: settings.masqueradeAll,
-      randomFully: iptables.randomFully,
-    },
+    rules: ruleSettings(family, settings, iptables.randomFully),
     onRestoreFailure: () => observer.restoreFailed(family),
     ...(iptables.variant === 'nft' && kernel.generation !== undefined
       ? { generation: () => kernel.generation!.read() }
@@ -222,31 +247,14 @@ export function buildStack(
     ownersOf: (address) => ledger.addressOwners(address),
     speaksForDevice: family === 'IPv4',
   })
-  const proxier = new Proxier(
-    {
-      family,
-      nodeName: settings.nodeName,
-      scheduler: settings.scheduler,
-      nodePortRanges: settings.nodePortRanges,
-      nodeIP: settings.nodeIPs.find((address) => familyOf(address) === family) ?? '',
-      strictExternal: settings.strictExternal,
-      localDetector: (podCIDRs) => settings.localDetector(family, podCIDRs),
-      needsPodCIDR: settings.needsPodCIDR,
-      first,
-      minSyncPeriod: settings.minSyncPeriod,
-      syncPeriod: settings.syncPeriod,
-      clock: systemClock,
-      log,
-    },
-    {
-      ledger,
-      layers: [sets, rules, servers, addresses],
-      rules,
-      readNodeAddresses: () => readNodeAddresses(kernel.dummy, family),
-      observer,
-      ...effects,
-    },
-  )
+  const proxier = new Proxier(proxierOptions(family, settings, log), {
+    ledger,
+    layers: [sets, rules, servers, addresses],
+    rules,
+    readNodeAddresses: () => readNodeAddresses(kernel.dummy, family),
+    observer,
+    ...effects,
+  })
   return { proxier, ledger, figures: figuresOf(proxier, sets, rules, servers, addresses) }
 }
 
@@ -277,7 +285,7 @@ function figuresOf(
 }
 
 /** Addresses of a family on all links but the dummy device, without loopback and IPv6 link-local ones. */
-async function readNodeAddresses(dummy: Dummy, family: Family): Promise<string[]> {
+export async function readNodeAddresses(dummy: Dummy, family: Family): Promise<string[]> {
   const device = (await dummy.links()).find(({ name }) => name === deviceName)?.index
   const addresses = await dummy.addresses({ family, isOn: (linkIndex) => linkIndex !== device })
   const own = addresses.filter(({ address }) => !isLoopback(address) && !isIPv6LinkLocal(address))

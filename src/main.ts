@@ -4,7 +4,7 @@ import { describeError, ProxyError } from './lib/errors.ts'
 import { version } from './lib/version.ts'
 import { runCleanup, runDaemon, runInit, runWriteConfig } from './run.ts'
 
-/** Exit codes: 0 done, 1 wrong settings or a surprise, 3 the node lacks something. */
+/** Exit codes: 0 done, 1 wrong settings, a surprise, or a command that found something, 3 the node lacks something. */
 async function main(args: readonly string[]): Promise<number> {
   try {
     const line = await parseFlags(args)
@@ -21,6 +21,11 @@ async function main(args: readonly string[]): Promise<number> {
         return await runInit(line)
       case 'cleanup':
         return await runCleanup(line)
+      case 'command': {
+        // Loaded only where they are asked for: the daemon does not carry them.
+        const { runCommandLine } = await import('./commands.ts')
+        return await runCommandLine(line)
+      }
       case 'run':
         return await runDaemon(line)
     }

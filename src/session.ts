@@ -1,4 +1,3 @@
-import { release } from 'node:os'
 import type { CommandLine } from './cli/flags.ts'
 import { buildStack, dispatch, type Effects, type Kernel } from './compose.ts'
 import { knownGates } from './config/gates.ts'
@@ -35,7 +34,7 @@ import { checkDummy, checkIpset, checkIpvs } from './preflight.ts'
 import type { Ledger } from './proxier/ledger.ts'
 import type { Proxier } from './proxier/proxier.ts'
 import { ServiceTraffic } from './service-traffic.ts'
-import { nodeNameOf, settingsOf } from './settings.ts'
+import { conntrackConfigOf, kernelSettingsOf, nodeNameOf, settingsOf } from './settings.ts'
 
 /** What outlives a change of the configuration. */
 export interface Shared {
@@ -105,26 +104,8 @@ export async function prepare(shared: Shared, config: ProxyConfig): Promise<Prep
 
 /** Kernel settings beside the data path: what --init-only does. Throws ProxyError PREFLIGHT. */
 export async function applyNodeSettings(config: ProxyConfig, kernel: Kernel, log: Log): Promise<void> {
-  applyConntrackLimits(
-    {
-      maxPerCore: config['conntrack.maxPerCore'],
-      min: config['conntrack.min'],
-      tcpEstablishedTimeout: config['conntrack.tcpEstablishedTimeout'],
-      tcpCloseWaitTimeout: config['conntrack.tcpCloseWaitTimeout'],
-      tcpBeLiberal: config['conntrack.tcpBeLiberal'],
-      udpTimeout: config['conntrack.udpTimeout'],
-      udpStreamTimeout: config['conntrack.udpStreamTimeout'],
-    },
-    log,
-  )
-  applySysctls(
-    {
-      strictARP: config['ipvs.strictARP'],
-      release: release(),
-      connReuseMode: config['kubeIpvsProxy.connReuseMode'],
-    },
-    log,
-  )
+  applyConntrackLimits(conntrackConfigOf(config), log)
+  applySysctls(kernelSettingsOf(config), log)
   await setTimeouts(config, kernel, log)
 }
 

@@ -1,11 +1,13 @@
 import { readFileSync } from 'node:fs'
-import { hostname } from 'node:os'
+import { hostname, release } from 'node:os'
 import type { CommandLine } from './cli/flags.ts'
 import { localDetectorOf, type FamilySettings } from './compose.ts'
 import { loadConfig, reportProblems } from './config/load.ts'
 import type { ProxyConfig } from './config/schema.ts'
+import type { KernelSettings } from './ipvs/kernel-settings.ts'
 import { ProxyError } from './lib/errors.ts'
 import { canonicalAddress, familyOf, parseCidr, type Cidr, type Family } from './model/address.ts'
+import type { ConntrackConfig } from './node/conntrack-limits.ts'
 
 /** The text of the configuration file; undefined where none is named. Throws ProxyError CONFIG. */
 export function readConfigFile(path: string | undefined): string | undefined {
@@ -61,6 +63,28 @@ export function settingsOf(config: ProxyConfig, nodeName: string): FamilySetting
     nodeIPs: bind === undefined || bind === '0.0.0.0' || bind === '::' ? [] : [bind],
     strictExternal: config['kubeIpvsProxy.strictExternalTrafficPolicy'],
     drainTimeout: config['kubeIpvsProxy.drainTimeout'],
+  }
+}
+
+/** What of connection tracking the daemon sets. */
+export function conntrackConfigOf(config: ProxyConfig): ConntrackConfig {
+  return {
+    maxPerCore: config['conntrack.maxPerCore'],
+    min: config['conntrack.min'],
+    tcpEstablishedTimeout: config['conntrack.tcpEstablishedTimeout'],
+    tcpCloseWaitTimeout: config['conntrack.tcpCloseWaitTimeout'],
+    tcpBeLiberal: config['conntrack.tcpBeLiberal'],
+    udpTimeout: config['conntrack.udpTimeout'],
+    udpStreamTimeout: config['conntrack.udpStreamTimeout'],
+  }
+}
+
+/** What decides the sysctls of IPVS mode. */
+export function kernelSettingsOf(config: ProxyConfig): KernelSettings {
+  return {
+    strictARP: config['ipvs.strictARP'],
+    release: release(),
+    connReuseMode: config['kubeIpvsProxy.connReuseMode'],
   }
 }
 

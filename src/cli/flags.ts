@@ -1,10 +1,13 @@
-import yargs from 'yargs'
+import yargs, { type Argv } from 'yargs'
 import { nearest } from '../config/nearest.ts'
 import { boolean, fields, type FieldSpec } from '../config/schema.ts'
 import { describeError, ProxyError } from '../lib/errors.ts'
+import { commandNames, commands, isCommand, type Command, type CommandName } from './commands.ts'
 
 export interface CommandLine {
-  readonly operation: 'run' | 'init' | 'writeConfig' | 'cleanup' | 'version' | 'help'
+  readonly operation: 'run' | 'init' | 'writeConfig' | 'cleanup' | 'version' | 'help' | 'command'
+  /** Of operation 'command'. */
+  readonly command: Command | undefined
   /** Text to print for 'help'. */
   readonly help: string
   readonly config: string | undefined
@@ -56,12 +59,57 @@ const known = new Set<string>([
   ...withoutMeaning,
 ])
 
-/** Reads the arguments after the program's name; `_` serves for `-` in flag names. Throws ProxyError CONFIG. */
+type Values = Readonly<Record<string, unknown>>
+
+/**
+ * Reads the arguments after the program's name: the daemon's flags, or a command as the first word and its own. `_` serves
+ * for `-` in flag names. Throws ProxyError CONFIG.
+ */
 export async function parseFlags(args: readonly string[]): Promise<CommandLine> {
-  const spelled = args.map((arg) => arg.replace(/^--[a-zA-Z0-9_-]+/, (name) => name.replaceAll('_', '-')))
-  let parser = yargs(spelled)
+  const [first] = args
+  const name = isCommand(first) ? first : undefined
+  const spelled = (name === undefined ? args : args.slice(1)).map((arg) =>
+    arg.replace(/^--[a-zA-Z0-9_-]+/, (flag) => flag.replaceAll('_', '-')),
+  )
+  const parser = name === undefined ? daemonParser(spelled) : commandParser(spelled, name)
+  let values: Values
+  try {
+    values = await parser.parse()
+  } catch (error) {
+    // yargs stumbles over flags with names of Object's own members.
+    throw error instanceof ProxyError ? error : usage(`the flags cannot be read: ${describeError(error)}`, name)
+  }
+  const mistakes: string[] = []
+  const own = name === undefined ? [] : Object.keys(commands[name].options)
+  const names = new Set([...known, ...own])
+  if (names.has('output')) names.add('o')
+  for (const flag of Object.keys(values)) {
+    if (names.has(flag) || shortNames.has(flag)) continue
+    const near = nearest(flag, names)
+    mistakes.push(`unknown flag --${flag}${near === undefined ? '' : `; did you mean --${near}?`}`)
+  }
+  const words = (values._ as unknown[]).map(String)
+  const operation = name === undefined ? readOperation(values, mistakes) : readHelp(values, mistakes)
+  const command = operation === 'command' ? readCommand(name!, words, values, mistakes) : undefined
+  if (name === undefined) for (const word of words) mistakes.push(strayWord(word))
+  if (mistakes.length > 0) throw usage(mistakes.join('; '), name)
+  return {
+    operation,
+    command,
+    help: operation === 'help' ? await parser.getHelp() : '',
+    config: last(values, 'config') || undefined,
+    manifests: last(values, 'manifests') || undefined,
+    master: last(values, 'master') || undefined,
+    writeConfigTo: last(values, 'write-config-to') || undefined,
+    flags: readConfigFlags(values),
+  }
+}
+
+const shortNames: ReadonlySet<string> = new Set(['_', '$0', 'h'])
+
+function newParser(args: readonly string[], name: CommandName | undefined): Argv {
+  return yargs([...args])
     .scriptName('kube-ipvs-proxy')
-    .usage('$0 [flags]\n\nKeeps this node in step with Kubernetes Services by IPVS.')
     .parserConfiguration({
       'camel-case-expansion': false,
       'dot-notation': false,
@@ -74,82 +122,140 @@ export async function parseFlags(args: readonly string[]): Promise<CommandLine> 
     .exitProcess(false)
     .showHelpOnFail(false)
     .fail((message, error) => {
-      throw usage(message ?? String(error))
+      throw usage(message ?? String(error), name)
     })
-  for (const [name, describe] of Object.entries(operational)) {
-    parser = parser.option(name, { type: 'string', requiresArg: true, describe })
+}
+
+function daemonParser(args: readonly string[]): Argv {
+  const list = commandNames.map((name) => `  ${name.padEnd(15)} ${commands[name].short}`).join('\n')
+  const parser = newParser(args, undefined).usage(
+    `$0 [flags]\n\nKeeps this node in step with Kubernetes Services by IPVS.\n\nCommands beside the daemon, each with a --help of its own:\n${list}`,
+  )
+  return withDaemonFlags(parser, false)
+}
+
+/** A command takes all flags of the daemon, so that it can be given the same; its help shows its own and the sources. */
+function commandParser(args: readonly string[], name: CommandName): Argv {
+  const { about, argument, options } = commands[name]
+  const word = argument === undefined ? '' : ` ${argument.name}`
+  const explained = argument === undefined ? '' : `\n\n${argument.name}: ${argument.about}`
+  let parser = newParser(args, name).usage(`$0 ${name}${word} [flags]\n\n${about}${explained}`)
+  for (const [option, { about: describe, form }] of Object.entries(options)) {
+    const detail =
+      form === undefined ? describe : describe.includes(form.allowed) ? describe : `${describe} (${form.allowed})`
+    parser = parser.option(option, { type: 'string', requiresArg: true, describe: detail })
   }
-  for (const [name, describe] of Object.entries(switches)) parser = parser.option(name, { type: 'string', describe })
+  if ('output' in options) parser = parser.alias('output', 'o')
+  return withDaemonFlags(parser, true).epilogue(
+    'The flags of the daemon are accepted, too, and mean the same. Without any of them, those of the daemon in this container are used.',
+  )
+}
+
+/** Flags of the configuration that a command's help shows. */
+const shownWithCommands: ReadonlySet<string> = new Set([
+  'config',
+  'manifests',
+  'master',
+  'kubeconfig',
+  'hostname-override',
+])
+
+function withDaemonFlags(start: Argv, ofCommand: boolean): Argv {
+  let parser = start
+  const hidden = (name: string): { hidden?: boolean } =>
+    ofCommand && !shownWithCommands.has(name) ? { hidden: true } : {}
+  for (const [name, describe] of Object.entries(operational)) {
+    parser = parser.option(name, { type: 'string', requiresArg: true, describe, ...hidden(name) })
+  }
+  for (const [name, describe] of Object.entries(switches)) {
+    parser = parser.option(name, { type: 'string', describe, ...(name === 'help' ? {} : hidden(name)) })
+  }
   parser = parser.alias('help', 'h')
   for (const { flag, path, about, preset } of configFlags) {
     const requiresArg = typeof preset !== 'boolean'
-    parser = parser.option(flag, { type: 'string', requiresArg, describe: `${path}: ${about}` })
+    parser = parser.option(flag, { type: 'string', requiresArg, describe: `${path}: ${about}`, ...hidden(flag) })
   }
   for (const [name, describe] of Object.entries(ports)) {
-    parser = parser.option(name, { type: 'string', requiresArg: true, describe })
+    parser = parser.option(name, { type: 'string', requiresArg: true, describe, ...hidden(name) })
   }
   for (const name of withoutMeaning) parser = parser.option(name, { type: 'string', hidden: true })
+  return parser
+}
 
-  let values: Record<string, unknown>
-  try {
-    values = await parser.parse()
-  } catch (error) {
-    // yargs stumbles over flags with names of Object's own members.
-    throw error instanceof ProxyError ? error : usage(`the flags cannot be read: ${describeError(error)}`)
-  }
-  const mistakes: string[] = []
-  for (const name of Object.keys(values)) {
-    if (known.has(name) || name === '_' || name === '$0' || name === 'h') continue
-    const near = nearest(name, known)
-    mistakes.push(`unknown flag --${name}${near === undefined ? '' : `; did you mean --${near}?`}`)
-  }
-  for (const word of values._ as unknown[]) mistakes.push(`unexpected argument "${String(word)}"`)
-  const given = (name: string): string[] => [values[name] ?? []].flat() as string[]
-  const last = (name: string): string | undefined => given(name).at(-1)
-  const isOn = (name: keyof typeof switches): boolean => {
-    const text = last(name)
-    if (text === undefined) return false
-    // Upstream prints more for "raw"; there is no more to print here.
-    const result = name === 'version' && text === 'raw' ? { value: true } : boolean.read(boolean.fromText(text))
-    if ('value' in result) return result.value
-    mistakes.push(`--${name}: ${JSON.stringify(text)} must be ${result.allowed}`)
-    return false
-  }
-  const writeConfigTo = last('write-config-to') || undefined
-  const operation = isOn('help')
-    ? 'help'
-    : isOn('version')
-      ? 'version'
-      : writeConfigTo !== undefined
-        ? 'writeConfig'
-        : isOn('cleanup')
-          ? 'cleanup'
-          : isOn('init-only')
-            ? 'init'
-            : 'run'
-  if (mistakes.length > 0) throw usage(mistakes.join('; '))
+function given(values: Values, name: string): string[] {
+  return [values[name] ?? []].flat() as string[]
+}
 
+function last(values: Values, name: string): string | undefined {
+  return given(values, name).at(-1)
+}
+
+function isOn(values: Values, name: keyof typeof switches, mistakes: string[]): boolean {
+  const text = last(values, name)
+  if (text === undefined) return false
+  // Upstream prints more for "raw"; there is no more to print here.
+  const result = name === 'version' && text === 'raw' ? { value: true } : boolean.read(boolean.fromText(text))
+  if ('value' in result) return result.value
+  mistakes.push(`--${name}: ${JSON.stringify(text)} must be ${result.allowed}`)
+  return false
+}
+
+function readOperation(values: Values, mistakes: string[]): CommandLine['operation'] {
+  if (isOn(values, 'help', mistakes)) return 'help'
+  if (isOn(values, 'version', mistakes)) return 'version'
+  if (last(values, 'write-config-to')) return 'writeConfig'
+  if (isOn(values, 'cleanup', mistakes)) return 'cleanup'
+  return isOn(values, 'init-only', mistakes) ? 'init' : 'run'
+}
+
+/** A command is not mixed with what else the program does. */
+function readHelp(values: Values, mistakes: string[]): 'help' | 'command' {
+  for (const name of ['version', 'cleanup', 'init-only', 'write-config-to']) {
+    if (last(values, name) !== undefined) mistakes.push(`--${name} does not go with a command`)
+  }
+  return isOn(values, 'help', mistakes) ? 'help' : 'command'
+}
+
+function readCommand(name: CommandName, words: readonly string[], values: Values, mistakes: string[]): Command {
+  const { argument, options } = commands[name]
+  const [word = '', ...more] = words
+  if (argument !== undefined && word === '') mistakes.push(`${name} needs ${argument.name}: ${argument.about}`)
+  const stray = argument === undefined ? words : more
+  for (const one of stray) mistakes.push(`unexpected argument "${one}"`)
+  const found = new Map<string, string>()
+  for (const [option, { form, many }] of Object.entries(options)) {
+    const texts = given(values, option)
+    if (texts.length === 0) continue
+    const text = many ? texts.join(',') : texts.at(-1)!
+    if (form !== undefined && !form.pattern.test(text)) {
+      mistakes.push(`--${option}: ${JSON.stringify(text)} must be ${form.allowed}`)
+    }
+    found.set(option, text)
+  }
+  return { name, argument: word, output: found.get('output') === 'json' ? 'json' : 'text', options: found }
+}
+
+function strayWord(word: string): string {
+  const near = isCommand(word) ? word : nearest(word, commandNames)
+  if (near === undefined) return `unexpected argument "${word}"`
+  return `unexpected argument "${word}"; ${word === near ? 'a command stands first' : `did you mean the command ${near}?`}`
+}
+
+function readConfigFlags(values: Values): ReadonlyMap<string, string> {
   const flags = new Map<string, string>()
   for (const { flag, preset } of configFlags) {
-    const texts = given(flag)
+    const texts = given(values, flag)
     // Lists and maps add up, as upstream's; of other flags the last one counts.
     if (texts.length > 0) flags.set(flag, typeof preset === 'object' ? texts.join(',') : texts.at(-1)!)
   }
   for (const name of Object.keys(ports)) {
-    const text = last(name)
+    const text = last(values, name)
     if (text !== undefined) flags.set(name, text)
   }
-  return {
-    operation,
-    help: operation === 'help' ? await parser.getHelp() : '',
-    config: last('config') || undefined,
-    manifests: last('manifests') || undefined,
-    master: last('master') || undefined,
-    writeConfigTo,
-    flags,
-  }
+  return flags
 }
 
-function usage(message: string): ProxyError {
-  return new ProxyError('CONFIG', message, { advice: 'see kube-ipvs-proxy --help' })
+function usage(message: string, command?: CommandName): ProxyError {
+  const name = command === undefined ? '' : ` ${command}`
+  return new ProxyError('CONFIG', message, { advice: `see kube-ipvs-proxy${name} --help` })
 }

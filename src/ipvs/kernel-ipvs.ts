@@ -71,6 +71,31 @@ function openProcFile(): ProcFile {
   return { read: (buffer) => readSync(file, buffer), close: () => closeSync(file) }
 }
 
+/**
+ * Reads the proc file in small pieces, in turns with others; answers the milliseconds that it took of a core. The kernel
+ * gives at most a page at once: through the thread pool each would cost more than it takes to read.
+ */
+export async function readProcFile(visitor: ProcVisitor, open: () => ProcFile = openProcFile): Promise<number> {
+  const parser = new ProcParser(visitor)
+  const turn = new PatientTurn()
+  const buffer = Buffer.allocUnsafe(65_536)
+  const file = open()
+  let spent = 0
+  let began = performance.now()
+  try {
+    for (let count = file.read(buffer); count > 0; count = file.read(buffer)) {
+      parser.push(buffer.subarray(0, count))
+      if (!turn.isOver) continue
+      spent += performance.now() - began
+      await turn.next()
+      began = performance.now()
+    }
+  } finally {
+    file.close()
+  }
+  return spent + performance.now() - began
+}
+
 function observed(one: ProcDestination): ObservedDestination {
   return {
     address: wordsText(one.family, one.words),
@@ -273,13 +298,14 @@ export class KernelIpvs implements Ipvs, IpvsTraffic {
   async #parseProc(family?: Family): Promise<ReadonlyMap<string, readonly ObservedDestination[]>> {
     const servers = new Map<string, ObservedDestination[]>()
     let current: ObservedDestination[] | undefined
-    await this.#readProc({
+    const visitor: ProcVisitor = {
       server: (id) => {
         current = family === undefined || id.family === family ? [] : undefined
         if (current !== undefined) servers.set(serverKey(id), current)
       },
-      destination: (one) => current?.push(observed(one)),
-    })
+      destination: (one) => void current?.push(observed(one)),
+    }
+    await readProcFile(visitor, this.#openProc)
     return servers
   }
 
@@ -338,7 +364,7 @@ export class KernelIpvs implements Ipvs, IpvsTraffic {
       const standing = new StandingVisitor((id, sums) => {
         if (outstanding.delete(serverKey(id))) visitor.standing(id, sums)
       })
-      await this.#readProc(standing)
+      await readProcFile(standing, this.#openProc)
       standing.end()
     }
     // Those that the file has left out; too many of them would take too long.
@@ -385,46 +411,22 @@ export class KernelIpvs implements Ipvs, IpvsTraffic {
   async #readProcTogether(family: Family, visitor: ProcVisitor): Promise<void> {
     if (this.#joinable === undefined || this.#joinable.visitors.has(family)) {
       const visitors = new Map<Family, ProcVisitor>()
-      const done = sleep(joinTime).then(() => {
+      const done = sleep(joinTime).then(async () => {
         if (this.#joinable?.visitors === visitors) this.#joinable = undefined
         let current: ProcVisitor | undefined
-        return this.#readProc({
+        const each: ProcVisitor = {
           server: (...args) => {
             current = visitors.get(args[0].family)
             current?.server(...args)
           },
           destination: (one) => current?.destination(one),
-        })
+        }
+        this.#thrift.spent(await readProcFile(each, this.#openProc))
       })
       this.#joinable = { visitors, done }
     }
     this.#joinable.visitors.set(family, visitor)
     await this.#joinable.done
-  }
-
-  /**
-   * Reads the proc file in small pieces, in turns with others. The kernel gives at most a page at once: through the
-   * thread pool each would cost more than it takes to read.
-   */
-  async #readProc(visitor: ProcVisitor): Promise<void> {
-    const parser = new ProcParser(visitor)
-    const turn = new PatientTurn()
-    const buffer = Buffer.allocUnsafe(65_536)
-    const file = this.#openProc()
-    let spent = 0
-    let began = performance.now()
-    try {
-      for (let count = file.read(buffer); count > 0; count = file.read(buffer)) {
-        parser.push(buffer.subarray(0, count))
-        if (!turn.isOver) continue
-        spent += performance.now() - began
-        await turn.next()
-        began = performance.now()
-      }
-    } finally {
-      file.close()
-    }
-    this.#thrift.spent(spent + performance.now() - began)
   }
 
   async timeouts(): Promise<IpvsTimeouts> {

@@ -19,6 +19,7 @@ import {
   type ServerId,
   type VirtualServer,
 } from './ipvs.ts'
+import { ServerMap } from './server-map.ts'
 
 /** So many changes are made up before they are written: 100,000 of them are never there at once. */
 const changesPerWrite = 512
@@ -49,8 +50,8 @@ export class IpvsLayer implements Layer {
   readonly name = 'ipvs'
   readonly needs: readonly string[] = ['ipset', 'iptables']
   readonly #options: IpvsLayerOptions
-  readonly #desired = new Map<string, KnownServer>()
-  readonly #present = new Map<string, PresentServer>()
+  readonly #desired = new ServerMap<KnownServer>()
+  readonly #present = new ServerMap<PresentServer>(({ elsewhere }) => !elsewhere)
   readonly #pending = new Set<string>()
   /** Servers with destinations at weight 0 that wait for their last connection; looked at again at each resync. */
   readonly #draining = new Set<string>()
@@ -99,16 +100,9 @@ export class IpvsLayer implements Layer {
   }
 
   *counts(): Iterable<Count> {
-    const destinations = { wanted: 0, present: 0 }
-    for (const want of this.#desired.values()) destinations.wanted += want.destinations.length
-    let servers = 0
-    for (const now of this.#present.values()) {
-      if (now.elsewhere) continue
-      servers++
-      destinations.present += now.destinations.length
-    }
-    yield { kind: 'virtual server', wanted: this.#desired.size, present: servers }
-    yield { kind: 'destination', ...destinations }
+    const [wanted, present] = [this.#desired, this.#present]
+    yield { kind: 'virtual server', wanted: wanted.serverCount, present: present.serverCount }
+    yield { kind: 'destination', wanted: wanted.destinationCount, present: present.destinationCount }
   }
 
   async resync(thrifty = false): Promise<readonly Drift[]> {

@@ -19,6 +19,18 @@ export interface ApiSourceOptions {
 const UNHANDLED: ReflectorState = { listed: false, lastContact: 0, failingSince: undefined, lastError: undefined }
 const SELECTOR = '!service.kubernetes.io/service-proxy-name,!service.kubernetes.io/headless'
 
+/** Where the API has each kind, and which of its objects are asked for. */
+export const resources = {
+  services: {
+    path: '/api/v1/services',
+    labelSelector: SELECTOR,
+    fieldSelector: 'spec.clusterIP!=None',
+    fieldSelectorOptional: true,
+  },
+  endpointslices: { path: '/apis/discovery.k8s.io/v1/endpointslices', labelSelector: SELECTOR },
+  node: (name: string) => ({ path: '/api/v1/nodes', fieldSelector: `metadata.name=${name}` }),
+} as const
+
 /** Services, EndpointSlices and the own Node from the API server. */
 export class ApiSource implements ClusterSource {
   readonly #options: ApiSourceOptions
@@ -39,10 +51,7 @@ export class ApiSource implements ClusterSource {
     const { nodeName } = this.#options
     await Promise.all([
       this.#follow(signal, 'services', {
-        path: '/api/v1/services',
-        labelSelector: SELECTOR,
-        fieldSelector: 'spec.clusterIP!=None',
-        fieldSelectorOptional: true,
+        ...resources.services,
         decode: (object, key, version) => translateService(object, this.#report(`Service ${key}`, version)),
         listener: {
           changed: (key, service) => listener.serviceChanged(key, service),
@@ -50,8 +59,7 @@ export class ApiSource implements ClusterSource {
         },
       }),
       this.#follow(signal, 'endpointslices', {
-        path: '/apis/discovery.k8s.io/v1/endpointslices',
-        labelSelector: SELECTOR,
+        ...resources.endpointslices,
         decode: (object, key, version) =>
           translateEndpointSlice(object, nodeName, this.#report(`EndpointSlice ${key}`, version)),
         listener: {
@@ -60,8 +68,7 @@ export class ApiSource implements ClusterSource {
         },
       }),
       this.#follow(signal, 'node', {
-        path: '/api/v1/nodes',
-        fieldSelector: `metadata.name=${nodeName}`,
+        ...resources.node(nodeName),
         decode: (object, key, version) => translateNode(object, this.#report(`Node ${key}`, version)),
         listener: {
           changed: (_key, node) => listener.nodeChanged(node),

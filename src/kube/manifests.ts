@@ -21,6 +21,8 @@ export interface ManifestsOptions {
   readonly debounceMs?: number
   /** How often it is read without any notice. */
   readonly pollMs?: number
+  /** Hears of each object as it was read, whatever the records keep of it. */
+  readonly onObject?: (object: Readonly<Record<string, unknown>>) => void
 }
 
 type Json = Readonly<Record<string, unknown>>
@@ -158,6 +160,7 @@ export class ManifestsSource implements ClusterSource {
       const { kind, key, object, text } = manifest
       if (kind === 'Node' && key !== this.#options.nodeName) continue
       const report: Report = (problem) => complaints.add(`${place(manifest)}: ${problemText(problem)}`)
+      this.#options.onObject?.(object)
       const unchanged = this.#told.get(id) === text
       this.#told.set(id, text)
       // An unchanged object is translated again only for its complaints, which are in force as long as it is.

@@ -94,7 +94,7 @@ export function applyConntrackLimits(
 }
 
 /** CPUs that the kernel has, whatever a container may use of them. */
-function cpuCount(folder = '/sys/devices/system/cpu'): number {
+export function cpuCount(folder = '/sys/devices/system/cpu'): number {
   try {
     const count = readdirSync(folder).filter((name) => /^cpu\d+$/.test(name)).length
     if (count > 0) return count

@@ -255,7 +255,7 @@ describe('KernelIpvs', () => {
       [60, false],
     ] as const) {
       takes = milliseconds
-      expect(await look(thrifty)).toEqual({ found: [], missing: [] })
+      expect(await look(thrifty)).toMatchObject({ found: [], missing: [] })
       seen.push(readings)
     }
     expect(seen).toEqual([1, 2, 2, 3])

@@ -8,7 +8,7 @@ import type { Family } from '../../../src/model/address.ts'
 import type { PassReport, Proxier, ProxierObserver } from '../../../src/proxier/proxier.ts'
 import type { Drift } from '../../../src/reconcile/layer.ts'
 
-const settings: FamilySettings = {
+export const usualSettings: FamilySettings = {
   nodeName: 'node1',
   scheduler: 'rr',
   nodePortRanges: [],
@@ -87,7 +87,7 @@ export class Rig {
       ...silentLog,
       warn: (message, fields) => void this.warnings.push(JSON.stringify({ message, ...fields })),
     }
-    this.stack = buildStack(family, { ...settings, ...change }, this, this.iptables, log, observer, effects)
+    this.stack = buildStack(family, { ...usualSettings, ...change }, this, this.iptables, log, observer, effects)
     this.proxier = this.stack.proxier
   }
 
