@@ -221,24 +221,9 @@ function readManifest(file: string, stamp: string, text: string, before: FileSta
   const manifests: Manifest[] = []
   const ignored: string[] = []
   try {
-    const lines = new LineCounter()
-    const documents = parseAllDocuments(text, { lineCounter: lines, prettyErrors: false })
-    for (const [i, document] of (Array.isArray(documents) ? documents : []).entries()) {
-      const where = `document ${i + 1}`
-      const fault = document.errors[0]
-      if (fault !== undefined) {
-        const { line, col } = lines.linePos(fault.pos[0])
-        throw new ManifestError(`${where}, line ${line}, column ${col}: ${fault.message}`)
-      }
-      const line = lines.linePos(document.range[0]).line
-      let value: unknown
-      try {
-        value = document.toJS({ maxAliasCount: 100 })
-      } catch (error) {
-        throw new ManifestError(`${where}, line ${line}: ${describeError(error)}`)
-      }
+    for (const { value, document, line } of documentsOf(file, text)) {
       if (value === null || value === undefined) continue
-      addObject(value, { file, document: i + 1, where: `${where}, line ${line}`, field: '' }, manifests, ignored)
+      addObject(value, { file, document, where: `document ${document}, line ${line}`, field: '' }, manifests, ignored)
     }
     return { stamp, manifests, ignored }
   } catch (error) {
@@ -247,6 +232,44 @@ function readManifest(file: string, stamp: string, text: string, before: FileSta
     const state = kept.length > 0 ? 'its last good objects stay in force' : 'it has no objects'
     const message = `manifest ${file}, ${error.message} (${state})`
     return { stamp, manifests: kept, ignored: before?.ignored ?? [], error: message }
+  }
+}
+
+interface Document {
+  readonly value: unknown
+  /** Both count from 1. */
+  readonly document: number
+  readonly line: number
+}
+
+/** JSON is YAML, but its own parser is a hundred times faster; what it refuses, the other one says where and why. */
+function documentsOf(file: string, text: string): Iterable<Document> {
+  if (file.endsWith('.json')) {
+    try {
+      return [{ value: JSON.parse(text), document: 1, line: 1 }]
+    } catch {
+      return yamlDocumentsOf(text)
+    }
+  }
+  return yamlDocumentsOf(text)
+}
+
+function* yamlDocumentsOf(text: string): Generator<Document> {
+  const lines = new LineCounter()
+  const documents = parseAllDocuments(text, { lineCounter: lines, prettyErrors: false })
+  for (const [i, document] of (Array.isArray(documents) ? documents : []).entries()) {
+    const where = `document ${i + 1}`
+    const fault = document.errors[0]
+    if (fault !== undefined) {
+      const { line, col } = lines.linePos(fault.pos[0])
+      throw new ManifestError(`${where}, line ${line}, column ${col}: ${fault.message}`)
+    }
+    const line = lines.linePos(document.range[0]).line
+    try {
+      yield { value: document.toJS({ maxAliasCount: 100 }), document: i + 1, line }
+    } catch (error) {
+      throw new ManifestError(`${where}, line ${line}: ${describeError(error)}`)
+    }
   }
 }
 

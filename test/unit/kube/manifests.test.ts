@@ -117,6 +117,15 @@ const cases: Readonly<Record<string, Case>> = {
     told: ['default/b 10.96.0.2'],
     errors: [/a\.yaml, document 2, line \d+, column \d+: .*it has no objects/],
   },
+  'JSON with a mistake': {
+    files: { 'a.json': '{"apiVersion":"v1","kind":"Service",\n"metadata": ]}' },
+    told: [],
+    errors: [/a\.json, document 1, line 2, column \d+: .*it has no objects/],
+  },
+  'YAML by the name of JSON': {
+    files: { 'a.json': service('web', '10.96.0.1') },
+    told: ['default/web 10.96.0.1'],
+  },
   'no kind': {
     files: { 'a.yaml': 'apiVersion: v1\n' },
     told: [],
