@@ -21,10 +21,11 @@ function table(scenario) {
   if (rows.length === 0) return []
   const keys = Object.keys(rows[0].medians)
   return [
-    `### ${scenario}, ${rows[0].runs === 1 ? 'one run each' : `medians of ${rows[0].runs}`}`,
+    `### ${scenario}`,
     '',
     `| Services × endpoints | ${rows.map(label).join(' | ')} |`,
     `| --- | ${rows.map(() => '---').join(' | ')} |`,
+    `| runs | ${rows.map(({ runs }) => runs).join(' | ')} |`,
     ...keys.map((key) => `| ${key} | ${rows.map(({ medians }) => figure(key, medians[key])).join(' | ')} |`),
     ...(scenario === 'cold'
       ? [
