@@ -59,6 +59,8 @@ export interface KernelState {
   readonly ruleSets: readonly RuleSet[]
   readonly foreignChains: readonly ForeignChain[]
   readonly links: readonly LinkState[]
+  /** The node's own: of the family, on other links than kube-ipvs0, without loopback and IPv6 link-local ones. */
+  readonly nodeAddresses: readonly string[]
   /** What could not be read: one sentence each. */
   readonly findings: readonly string[]
   /** Whether a set has what a rule's `--match-set NAME DIRECTIONS` looks for in this packet. */

@@ -1,6 +1,7 @@
 import { existsSync, readdirSync, readFileSync } from 'node:fs'
 import { KernelDummy } from '../dummy/kernel-dummy.ts'
-import type { Link } from '../dummy/dummy.ts'
+import type { InterfaceAddress, Link } from '../dummy/dummy.ts'
+import { deviceName } from '../dummy/layer.ts'
 import { SetMembership } from '../ipset/membership.ts'
 import { parseSave } from '../iptables/text.ts'
 import { KernelIpvs } from '../ipvs/kernel-ipvs.ts'
@@ -8,7 +9,7 @@ import type { ObservedServer } from '../ipvs/ipvs.ts'
 import { describeError } from '../lib/errors.ts'
 import { isMissingCommand, runCommand, type RunCommand } from '../lib/process.ts'
 import { readSysctl } from '../lib/sysctl.ts'
-import type { Family } from '../model/address.ts'
+import { isIPv6LinkLocal, isLoopback, type Family } from '../model/address.ts'
 import { serverKey, type ServerId } from '../model/virtual-server.ts'
 import { readForeignChains } from './foreign-chains.ts'
 import type { ForeignChain, KernelState, RuleSet } from './kernel-state.ts'
@@ -38,6 +39,10 @@ export async function openLiveState(family: Family, run: RunCommand = runCommand
     noted<readonly Link[]>('links', dummy.links(), []),
     noted<readonly ForeignChain[]>('nftables chains', readForeignChains(family), []),
   ])
+  const device = links.find(({ name }) => name === deviceName)?.index
+  // Those of the dummy device are not even decoded.
+  const addresses = dummy.addresses({ family, isOn: (index) => index !== device })
+  const own = (await noted<readonly InterfaceAddress[]>('addresses', addresses, [])).map(({ address }) => address)
   dummy.close()
   const hasIpvs = existsSync('/proc/net/ip_vs')
   const ipvs = new KernelIpvs()
@@ -58,6 +63,7 @@ export async function openLiveState(family: Family, run: RunCommand = runCommand
     ruleSets,
     foreignChains,
     links,
+    nodeAddresses: [...new Set(own)].filter((address) => !isLoopback(address) && !isIPv6LinkLocal(address)).sort(),
     findings,
     inSet: (name, directions, packet) => sets.has(name, soughtIn(packet, directions)),
     hasEntry: (set, entry) => sets.hasEntry(set, entry),
