@@ -13,9 +13,9 @@ import { isIPv6LinkLocal, isLoopback, type Family } from '../model/address.ts'
 import { serverKey, type ServerId } from '../model/virtual-server.ts'
 import { readForeignChains } from './foreign-chains.ts'
 import type { ForeignChain, KernelState, RuleSet } from './kernel-state.ts'
-import type { Packet } from './packet.ts'
 import { Routes } from './routes.ts'
 import { listens } from './sockets.ts'
+import { soughtIn } from './sought.ts'
 
 /** The kernel of this network namespace, asked as the walk goes; nothing is changed, no module is loaded. */
 export interface LiveState extends KernelState {
@@ -80,17 +80,6 @@ export async function openLiveState(family: Family, run: RunCommand = runCommand
       for (const part of [ipvs, sets, routes]) part.close()
     },
   }
-}
-
-/** The sides of a packet that a rule's directions name. */
-export function soughtIn(packet: Packet, directions: readonly string[]): Parameters<SetMembership['has']>[1] {
-  const { family, protocol, mark } = packet
-  const sides = directions.map((direction) =>
-    direction === 'src'
-      ? { address: packet.source, port: packet.sourcePort, link: packet.inLink }
-      : { address: packet.destination, port: packet.destinationPort, link: packet.outLink },
-  )
-  return { family, protocol, mark, sides }
 }
 
 const commands: Readonly<Record<Family, string>> = { IPv4: 'iptables', IPv6: 'ip6tables' }

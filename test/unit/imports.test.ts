@@ -21,6 +21,7 @@ const rooms: Record<string, string[]> = {
   kube: ['lib', 'model'],
   health: ['lib', 'model'],
   proxier: ['lib', 'model', 'reconcile'],
+  explain: ['lib', 'model', 'netlink', 'ipvs', 'ipset', 'dummy', 'iptables', 'kube', 'proxier'],
   cli: ['config', 'lib'],
 }
 
