@@ -213,7 +213,11 @@ async function apply(
       return translate(name, { ...packet, source: context.ownAddress || packet.source, sourceTranslated: true })
     case 'SNAT': {
       const to = endpointOf(options.get('--to-source')?.[0] ?? '')
-      return translate(`SNAT to ${to.address}`, { ...packet, source: to.address || packet.source, sourceTranslated: true })
+      return translate(`SNAT to ${to.address}`, {
+        ...packet,
+        source: to.address || packet.source,
+        sourceTranslated: true,
+      })
     }
     case 'DNAT': {
       const { address, port } = endpointOf(options.get('--to-destination')?.[0] ?? '')
@@ -292,7 +296,9 @@ export function missingJumps(tables: ReadonlyMap<string, SavedTable>, table: Tab
 }
 
 function fateKey(fate: Fate): string {
-  return fate.kind === 'accept' ? fate.kind : `${fate.kind} ${fate.by.variant} ${fate.by.table} ${fate.by.chain} ${fate.by.number}`
+  return fate.kind === 'accept'
+    ? fate.kind
+    : `${fate.kind} ${fate.by.variant} ${fate.by.table} ${fate.by.chain} ${fate.by.number}`
 }
 
 function passageKey(one: Passage): string {
@@ -316,6 +322,9 @@ export function merge<T extends Doubtful>(ways: readonly T[], keyOf: (way: T) =>
 
 function common(a: readonly Doubt[], b: readonly Doubt[]): Doubt[] {
   const same = (x: Doubt, y: Doubt): boolean =>
-    x.matched === y.matched && x.hit.chain === y.hit.chain && x.hit.number === y.hit.number && x.hit.table === y.hit.table
+    x.matched === y.matched &&
+    x.hit.chain === y.hit.chain &&
+    x.hit.number === y.hit.number &&
+    x.hit.table === y.hit.table
   return a.filter((one) => b.some((other) => same(one, other)))
 }

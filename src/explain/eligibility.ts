@@ -1,5 +1,11 @@
 import type { ServicePortRecord, ServiceRecord } from '../model/cluster.ts'
-import { chooseEndpoints, endpointKey, explainChoice, type PortEndpoint, type Topology } from '../proxier/endpoint-choice.ts'
+import {
+  chooseEndpoints,
+  endpointKey,
+  explainChoice,
+  type PortEndpoint,
+  type Topology,
+} from '../proxier/endpoint-choice.ts'
 
 /** One endpoint of a service port, and whether an address of the Service sends to it. */
 export interface Eligibility {

@@ -14,7 +14,10 @@ import { compareWanted, planWanted, type Difference, type PlanSettings, type Wan
 export interface ExplainRequest {
   /** "namespace/name[:port]", "name[:port]" of namespace default, or "IP:PORT[/PROTOCOL]". */
   readonly target: string
-  /** "namespace/pod", an IP address, "outside" (where absent) or "node". */
+  /**
+   * "namespace/pod", an IP address, "outside" (where absent) or "node". An address may say by which link its packets
+   * come in, "10.0.0.9@eth1"; else it is the one by which the node would answer.
+   */
   readonly from?: string
   /** Where the target does not say; TCP. */
   readonly protocol?: Protocol
@@ -60,8 +63,7 @@ export async function explain(request: ExplainRequest, parts: ExplainParts): Pro
   const ways = await new Walk(kernel, { origin, isOnNode: facts.isOnNode }).request(target)
   const differences = wanted && (await compareWanted(wanted, target, kernel, parts.settings!, node?.podCIDRs ?? []))
   const isClusterIP = wanted?.service.clusterIPs.includes(target.address) ?? false
-  const endpoints =
-    wanted && judgeEndpoints(wanted.service, wanted.port, wanted.endpoints, wanted.facts, isClusterIP)
+  const endpoints = wanted && judgeEndpoints(wanted.service, wanted.port, wanted.endpoints, wanted.facts, isClusterIP)
   const server = await kernel.server(target)
   const verdict = judge({
     target,
@@ -123,11 +125,17 @@ async function resolveTarget(
   const forms = 'give NAMESPACE/SERVICE[:PORT] or IP:PORT[/PROTOCOL]'
   if (name === undefined) throw wrong(`${request.target} is neither a Service nor IP:PORT`, forms)
   if (cluster === undefined) {
-    throw wrong(`Service ${namespace}/${name} cannot be looked up without the cluster's objects`, 'give --manifests or access to the API server, or IP:PORT')
+    throw wrong(
+      `Service ${namespace}/${name} cannot be looked up without the cluster's objects`,
+      'give --manifests or access to the API server, or IP:PORT',
+    )
   }
   const service = await cluster.service(`${namespace}/${name}`)
   if (service === undefined) {
-    throw wrong(`there is no Service ${namespace}/${name} with a cluster IP that this proxy serves`, 'is it headless, of type ExternalName, or another proxy’s?')
+    throw wrong(
+      `there is no Service ${namespace}/${name} with a cluster IP that this proxy serves`,
+      'is it headless, of type ExternalName, or another proxy’s?',
+    )
   }
   const fits = service.ports.filter(
     (port) =>
@@ -139,8 +147,9 @@ async function resolveTarget(
     const ports = service.ports.map((one) => `${one.name === '' ? '' : `${one.name} `}${one.port}/${one.protocol}`)
     throw wrong(`Service ${service.key} has no such port`, `its ports: ${ports.join(', ')}`)
   }
-  if (fits.length > 1) findings.push(`Service ${service.key} has ${fits.length} such ports; this is ${port.port}/${port.protocol}`)
-  const source = canonicalAddress(request.from ?? '')
+  if (fits.length > 1)
+    findings.push(`Service ${service.key} has ${fits.length} such ports; this is ${port.port}/${port.protocol}`)
+  const source = canonicalAddress((request.from ?? '').split('@')[0]!)
   const address = service.clusterIPs.find((one) => source === undefined || familyOf(one) === familyOf(source))
   if (address === undefined) throw wrong(`Service ${service.key} has no cluster IP of the source's family`, forms)
   return { target: { family: familyOf(address), protocol: port.protocol, address, port: port.port }, service }
@@ -177,7 +186,11 @@ interface Places {
 }
 
 /** Tells what is on this node: by endpoints' own word, the node's pod ranges, else by the route to it. */
-async function placeFacts(kernel: KernelState, node: NodeRecord | undefined, wanted: Wanted | undefined): Promise<Places> {
+async function placeFacts(
+  kernel: KernelState,
+  node: NodeRecord | undefined,
+  wanted: Wanted | undefined,
+): Promise<Places> {
   const uplinks = new Set<string>()
   const find = (destination: string): Promise<RouteAnswer> =>
     kernel.route({ destination, mark: 0, protocol: 'TCP', destinationPort: 0 })
@@ -212,7 +225,8 @@ async function resolveOrigin(
 ): Promise<Origin> {
   const { family } = target
   if (from === 'node') return { kind: 'node', address: '', inLink: '', isOnNode: true }
-  let address = canonicalAddress(from)
+  const [host = '', link] = from.split('@')
+  let address = canonicalAddress(host)
   if (from === 'outside') address = somewhere[family]
   else if (address === undefined) {
     const key = from.includes('/') ? from : `default/${from}`
@@ -222,11 +236,15 @@ async function resolveOrigin(
       throw wrong(`no address of ${family} is known of pod ${key}`, "give the pod's IP, outside or node")
     }
   }
-  if (familyOf(address) !== family) throw wrong(`${from} is not of ${family}, as the target is`, 'give an address of its family')
+  if (familyOf(address) !== family)
+    throw wrong(`${from} is not of ${family}, as the target is`, 'give an address of its family')
   const route = await kernel.route({ destination: address, mark: 0, protocol: target.protocol, destinationPort: 0 })
   if (route.kind === 'local') return { kind: 'node', address, inLink: '', isOnNode: true }
   const isOnNode = places.isOnNode(address, route)
-  const inLink = route.kind === 'unicast' ? route.link : ([...places.uplinks][0] ?? '')
+  if (link !== undefined && !kernel.links.some(({ name }) => name === link)) {
+    throw wrong(`there is no link ${link}`, `one of ${kernel.links.map(({ name }) => name).join(', ')}`)
+  }
+  const inLink = link ?? (route.kind === 'unicast' ? route.link : ([...places.uplinks][0] ?? ''))
   if (route.kind !== 'unicast' && from !== 'outside') findings.push(`this node has no route to ${address}`)
   return { kind: isOnNode ? 'pod' : 'outside', address, inLink, isOnNode }
 }
@@ -248,7 +266,8 @@ function passedForeign(ways: readonly Way[], kernel: KernelState): readonly Kern
 
 function foreignFindings(ways: readonly Way[], kernel: KernelState): string[] {
   return passedForeign(ways, kernel).map(
-    ({ name, hook, policy }) => `nftables chain ${name} at ${hook} (policy ${policy}) is passed, and its rules are not looked into`,
+    ({ name, hook, policy }) =>
+      `nftables chain ${name} at ${hook} (policy ${policy}) is passed, and its rules are not looked into`,
   )
 }
 
@@ -262,7 +281,9 @@ function withForeignChains(verdict: Verdict, ways: readonly Way[], kernel: Kerne
 
 function sysctlFindings(kernel: KernelState): string[] {
   const findings: string[] = []
-  if (kernel.sysctl('net/ipv4/vs/conntrack') === '0') findings.push('net.ipv4.vs.conntrack is 0: nothing that IPVS sends is masqueraded')
-  if (kernel.family === 'IPv4' && kernel.sysctl('net/ipv4/ip_forward') === '0') findings.push('net.ipv4.ip_forward is 0: answers to others than the node itself are not forwarded')
+  if (kernel.sysctl('net/ipv4/vs/conntrack') === '0')
+    findings.push('net.ipv4.vs.conntrack is 0: nothing that IPVS sends is masqueraded')
+  if (kernel.family === 'IPv4' && kernel.sysctl('net/ipv4/ip_forward') === '0')
+    findings.push('net.ipv4.ip_forward is 0: answers to others than the node itself are not forwarded')
   return findings
 }

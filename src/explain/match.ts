@@ -29,7 +29,13 @@ async function matchOption(option: Option, packet: Packet, kernel: KernelState):
 }
 
 /** Modules under several names. */
-const moduleNames: Readonly<Record<string, string>> = { udp: 'tcp', sctp: 'tcp', udplite: 'tcp', dccp: 'tcp', state: 'conntrack' }
+const moduleNames: Readonly<Record<string, string>> = {
+  udp: 'tcp',
+  sctp: 'tcp',
+  udplite: 'tcp',
+  dccp: 'tcp',
+  state: 'conntrack',
+}
 
 const protocolNumbers: Readonly<Record<string, string>> = { tcp: '6', udp: '17', sctp: '132', all: '0' }
 
@@ -133,7 +139,8 @@ const matchers: Readonly<Record<string, Matcher>> = {
   'multiport --sports': ([list = ''], packet) => matchPorts(list.split(','), packet, 'source'),
   'multiport --ports': ([list = ''], packet) =>
     both(matchPorts(list.split(','), packet, 'destination'), matchPorts(list.split(','), packet, 'source')),
-  'set --match-set': ([name = '', directions = ''], packet, kernel) => kernel.inSet(name, directions.split(','), packet),
+  'set --match-set': ([name = '', directions = ''], packet, kernel) =>
+    kernel.inSet(name, directions.split(','), packet),
   'addrtype --dst-type': matchAddressType('destination'),
   'addrtype --src-type': matchAddressType('source'),
   'mark --mark': ([text = ''], { mark }) => matchMark(text, mark),

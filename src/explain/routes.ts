@@ -31,7 +31,17 @@ export const routeAttributes = attributes('route', {
 })
 
 /** RTN_*. */
-const types = ['unspec', 'unicast', 'local', 'broadcast', 'anycast', 'multicast', 'blackhole', 'unreachable', 'prohibit']
+const types = [
+  'unspec',
+  'unicast',
+  'local',
+  'broadcast',
+  'anycast',
+  'multicast',
+  'blackhole',
+  'unreachable',
+  'prohibit',
+]
 
 /** Routes as the kernel itself finds them: policy rules, every table, and the check of the source (rp_filter). */
 export class Routes {

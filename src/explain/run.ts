@@ -8,10 +8,7 @@ export interface RunExplainArgs extends ExplainRequest {
 }
 
 /** Explains over the kernel of this network namespace, and lets it go. */
-export async function explainHere(
-  request: ExplainRequest,
-  parts: Omit<ExplainParts, 'kernel'>,
-): Promise<Explanation> {
+export async function explainHere(request: ExplainRequest, parts: Omit<ExplainParts, 'kernel'>): Promise<Explanation> {
   const open: LiveState[] = []
   const kernel = async (family: Family): Promise<LiveState> => {
     const state = await openLiveState(family)

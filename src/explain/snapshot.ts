@@ -41,7 +41,9 @@ export function snapshotState(snapshot: Snapshot): KernelState {
     ruleSets: snapshot.ruleSets,
     foreignChains: snapshot.foreignChains ?? [],
     links: snapshot.links,
-    nodeAddresses: [...addresses].filter(([, link]) => link !== 'kube-ipvs0' && link !== 'lo').map(([address]) => address),
+    nodeAddresses: [...addresses]
+      .filter(([, link]) => link !== 'kube-ipvs0' && link !== 'lo')
+      .map(([address]) => address),
     findings: snapshot.findings ?? [],
     inSet: async (name, directions, packet): Promise<Told> => {
       const set = sets.get(name)
@@ -88,7 +90,8 @@ function findRoute(snapshot: Snapshot, query: RouteQuery, sysctl: KernelState['s
     const mode = Math.max(...checks.map((value) => Number(value ?? 0)))
     const back = best(source)
     if (addresses.has(source)) return { kind: 'error', errno: 'EINVAL' }
-    if ((mode === 1 && back?.link !== inLink) || (mode === 2 && back === undefined)) return { kind: 'error', errno: 'EXDEV' }
+    if ((mode === 1 && back?.link !== inLink) || (mode === 2 && back === undefined))
+      return { kind: 'error', errno: 'EXDEV' }
   }
   const own = addresses.get(destination)
   if (own !== undefined) return { kind: 'local', link: own }

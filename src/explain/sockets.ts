@@ -26,7 +26,9 @@ export function listens(protocol: Protocol, address: string, port: number, read:
     ...(family === 'IPv4' ? readSockets(read(`/proc/net/${name}`), waiting[protocol]) : []),
     ...readSockets(read(`/proc/net/${name}6`), waiting[protocol]),
   ]
-  return sockets.some((one) => one.port === port && [address, '0.0.0.0', '::', `::ffff:${address}`].includes(one.address))
+  return sockets.some(
+    (one) => one.port === port && [address, '0.0.0.0', '::', `::ffff:${address}`].includes(one.address),
+  )
 }
 
 /** Local addresses of the sockets in a state: "0100007F:1F90", each group of eight digits a word of this machine. */

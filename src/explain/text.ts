@@ -12,8 +12,16 @@ export function explanationText(explanation: Explanation): string {
   if (others.length > 0) lines.push('', `${others.length} other ways are possible: see the doubts below`)
   lines.push(
     ...section('doubts', doubts(explanation.ways)),
-    ...section('endpoints', endpoints.map(({ endpoint, isEligible, reason }) => `${endpoint}  ${isEligible ? 'used' : 'not used'}: ${reason}`)),
-    ...section('not as wanted', differences.map(({ text }) => text)),
+    ...section(
+      'endpoints',
+      endpoints.map(
+        ({ endpoint, isEligible, reason }) => `${endpoint}  ${isEligible ? 'used' : 'not used'}: ${reason}`,
+      ),
+    ),
+    ...section(
+      'not as wanted',
+      differences.map(({ text }) => text),
+    ),
     ...section('findings', findings),
     '',
   )
@@ -23,8 +31,14 @@ export function explanationText(explanation: Explanation): string {
 }
 
 function heading({ target, service, origin }: Explanation): string {
-  const name = service === undefined ? '' : ` (Service ${service.key}${service.port.name === '' ? '' : `, port ${service.port.name}`})`
-  const where = origin.kind === 'node' ? 'this node' : `${origin.kind === 'pod' ? 'on this node' : 'outside this node'}, in by ${origin.inLink}`
+  const name =
+    service === undefined
+      ? ''
+      : ` (Service ${service.key}${service.port.name === '' ? '' : `, port ${service.port.name}`})`
+  const where =
+    origin.kind === 'node'
+      ? 'this node'
+      : `${origin.kind === 'pod' ? 'on this node' : 'outside this node'}, in by ${origin.inLink}`
   return `from ${origin.address || 'a process'} (${where}) to ${serverKey(target)}${name}`
 }
 
@@ -33,7 +47,10 @@ function section(title: string, lines: readonly string[]): string[] {
 }
 
 function doubts(ways: readonly Way[]): string[] {
-  const all = ways.flatMap((way) => [...way.doubts, ...(way.balanced?.results.flatMap(({ ways: own }) => own.flatMap((one) => one.doubts)) ?? [])])
+  const all = ways.flatMap((way) => [
+    ...way.doubts,
+    ...(way.balanced?.results.flatMap(({ ways: own }) => own.flatMap((one) => one.doubts)) ?? []),
+  ])
   return [...new Set(all.map(({ hit, why }) => `${hitText(hit)}: it cannot be told whether it matches (${why})`))]
 }
 
@@ -65,7 +82,9 @@ function wayLines(way: Way): string[] {
 function shownResults(results: readonly DestinationResult[]): DestinationResult[] {
   const byEnd = new Map<string, DestinationResult>()
   for (const result of results) {
-    const key = result.ways.map(({ end }) => `${end?.code ?? ''} ${end?.by?.chain ?? ''} ${end?.by?.number ?? ''}`).join()
+    const key = result.ways
+      .map(({ end }) => `${end?.code ?? ''} ${end?.by?.chain ?? ''} ${end?.by?.number ?? ''}`)
+      .join()
     if (!byEnd.has(key)) byEnd.set(key, result)
   }
   return [...byEnd.values()]

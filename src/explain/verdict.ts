@@ -117,7 +117,9 @@ function judgeBalanced(
     if (ways.length > 1) isCertain = false
     const last = failed ?? ways[0]
     if (last?.end === undefined) continue
-    const unwanted = evidence.differences?.find(({ code, object }) => code === 'destination-not-wanted' && object === key)
+    const unwanted = evidence.differences?.find(
+      ({ code, object }) => code === 'destination-not-wanted' && object === key,
+    )
     if (failed !== undefined && ways.length > 1 && ways.some(({ end }) => end?.answer === 'answered')) {
       const doubt = ways.flatMap(({ doubts }) => doubts)[0]
       const why = doubt === undefined ? '' : ` whether ${doubtText(doubt)}`
@@ -129,13 +131,14 @@ function judgeBalanced(
     } else {
       good.push(key)
       const seen = last.end.seen === undefined ? '' : ` as ${last.end.seen}`
-      text ||= `served by virtual server ${serverKey(evidence.target)}; ${key} sees the client${seen}`
+      text ||= `${key} sees the client${seen}`
     }
   }
   const [worst] = bad
   if (worst === undefined) {
-    const more = good.length > 1 ? `, or one of ${good.length - 1} more` : ''
-    return { cause: { code: 'served', answer: 'answered', text: `${text}${more}` }, isCertain }
+    const number = good.length === 1 ? 'its destination' : `one of ${good.length} destinations`
+    const served = `served by virtual server ${serverKey(evidence.target)} and ${number}; ${text}`
+    return { cause: { code: 'served', answer: 'answered', text: served }, isCertain }
   }
   if (good.length === 0 && bad.every(({ cause }) => cause.code === worst.cause.code)) {
     return { cause: worst.cause, isCertain: isCertain && worst.cause.answer !== 'unknown' }
@@ -189,7 +192,11 @@ function causeOf(way: Way, end: End, evidence: Evidence): Cause {
       return ruleCause(way, end, evidence)
     case 'untold-target':
     case 'untold-server':
-      return { code: 'cannot-tell', answer: 'unknown', text: end.by === undefined ? text : `${ruleName(end.by)}: it cannot be told ${text}` }
+      return {
+        code: 'cannot-tell',
+        answer: 'unknown',
+        text: end.by === undefined ? text : `${ruleName(end.by)}: it cannot be told ${text}`,
+      }
     case 'local-socket':
     case 'nothing-listens':
       return socketCause(way, end, evidence)
@@ -204,11 +211,26 @@ function causeOf(way: Way, end: End, evidence: Evidence): Cause {
     case 'hairpin-not-masqueraded':
       return notMasqueraded(way, end, evidence)
     case 'bridge-netfilter-off':
-      return { code: end.code, answer, text, advice: 'modprobe br_netfilter; sysctl -w net.bridge.bridge-nf-call-iptables=1' }
+      return {
+        code: end.code,
+        answer,
+        text,
+        advice: 'modprobe br_netfilter; sysctl -w net.bridge.bridge-nf-call-iptables=1',
+      }
     case 'hairpin-off':
-      return { code: end.code, answer, text, advice: "set hairpin mode of the bridge's ports (hairpinMode of the CNI plugin bridge)" }
+      return {
+        code: end.code,
+        answer,
+        text,
+        advice: "set hairpin mode of the bridge's ports (hairpinMode of the CNI plugin bridge)",
+      }
     case 'source-rejected':
-      return { code: end.code, answer, text, advice: 'see sysctl net.ipv4.conf.*.rp_filter and the route to the source' }
+      return {
+        code: end.code,
+        answer,
+        text,
+        advice: 'see sysctl net.ipv4.conf.*.rp_filter and the route to the source',
+      }
     case 'no-route-back':
     case 'loopback-source':
     case 'destination-unreachable':
@@ -261,7 +283,8 @@ function ownRule(end: End, by: Hit, evidence: Evidence): Cause {
     return { code: 'source-range', answer, text, advice: 'add the client to spec.loadBalancerSourceRanges' }
   }
   if (by.chain === 'KUBE-IPVS-FILTER' && /NO-LOCAL/.test(by.rule)) {
-    const text = 'externalTrafficPolicy is Local and no endpoint of this node can be used: rejected, as strictExternalTrafficPolicy says'
+    const text =
+      'externalTrafficPolicy is Local and no endpoint of this node can be used: rejected, as strictExternalTrafficPolicy says'
     return { code: 'no-local-endpoint', answer, text, advice: 'ask a node that has an endpoint' }
   }
   if (by.chain !== 'KUBE-IPVS-FILTER') {
@@ -287,7 +310,9 @@ function foreignRule(way: Way, end: End, by: Hit, evidence: Evidence): Cause {
   const isReply = direction === 'reply'
   const [table = '', hook = ''] = place.split(' ')
   // A policy that would not have come to decide.
-  const lacking = evidence.differences?.find(({ code, object }) => code === 'rule-missing' && object === `${table} ${hook}`)
+  const lacking = evidence.differences?.find(
+    ({ code, object }) => code === 'rule-missing' && object === `${table} ${hook}`,
+  )
   if (by.number === 0 && isReply && lacking !== undefined) {
     return { code: 'rule-missing', answer, text: `${lacking.text}; so ${describeDecision(end)}`, advice: repair }
   }
@@ -300,11 +325,13 @@ function foreignRule(way: Way, end: End, by: Hit, evidence: Evidence): Cause {
   const variant = by.variant === '' ? '' : ` of iptables-${by.variant}`
   const text = `${what}${verb} in ${where} by ${rule}${variant}${who}${seen}`
   const chain = hook === 'FORWARD' ? 'forward-dropped' : undefined
-  const kind = by.number === 0 ? 'dropped-by-policy' : verb === 'rejected' ? 'rejected-by-foreign-rule' : 'dropped-by-foreign-rule'
+  const kind =
+    by.number === 0 ? 'dropped-by-policy' : verb === 'rejected' ? 'rejected-by-foreign-rule' : 'dropped-by-foreign-rule'
+  const tool = evidence.target.family === 'IPv4' ? 'iptables' : 'ip6tables'
   const advice =
     by.number === 0
-      ? `let it pass before the policy decides: iptables -t ${table} -I ${hook} …`
-      : `see whoever wrote the rule: iptables -t ${table} -S ${by.chain}`
+      ? `let it pass before the policy decides: ${tool} -t ${table} -I ${hook} …`
+      : `see who wrote the rule: ${tool} -t ${table} -S ${by.chain}`
   return { code: chain ?? kind, answer, text, advice }
 }
 
@@ -321,12 +348,22 @@ function socketCause(way: Way, end: End, evidence: Evidence): Cause {
   const key = serverKey(evidence.target)
   if (!evidence.hasIpvs && evidence.isService) {
     const advice = 'modprobe ip_vs, then start the daemon'
-    return { code: 'ipvs-not-loaded', answer, text: `the module ip_vs is not loaded: there are no virtual servers; ${text}`, advice }
+    return {
+      code: 'ipvs-not-loaded',
+      answer,
+      text: `the module ip_vs is not loaded: there are no virtual servers; ${text}`,
+      advice,
+    }
   }
   const known = because(end, evidence, 'virtual-server-missing')
   if (known !== undefined) return known
   if (evidence.isService) {
-    return { code: 'virtual-server-missing', answer, text: `there is no virtual server ${key}; ${text}`, advice: repair }
+    return {
+      code: 'virtual-server-missing',
+      answer,
+      text: `there is no virtual server ${key}; ${text}`,
+      advice: repair,
+    }
   }
   if (end.code === 'local-socket') return { code: answer === 'unknown' ? 'cannot-tell' : 'local-socket', answer, text }
   return { code: 'nothing-listens', answer, text: `there is no virtual server ${key}, and ${text}` }
@@ -341,7 +378,11 @@ function notLocalCause(end: End, evidence: Evidence): Cause {
     return { code: 'address-missing', answer: end.answer, text, advice: repair }
   }
   if (end.code === 'no-route') return { code: 'no-route', answer: end.answer, text: end.text }
-  return { code: 'not-local', answer: end.answer, text: `${address} is no address of this node and of no known Service: ${end.text}` }
+  return {
+    code: 'not-local',
+    answer: end.answer,
+    text: `${address} is no address of this node and of no known Service: ${end.text}`,
+  }
 }
 
 function noDestination(end: End, evidence: Evidence): Cause {
@@ -354,7 +395,12 @@ function noDestination(end: End, evidence: Evidence): Cause {
   }
   const advice = 'see why the pods are not ready: kubectl get endpointslices'
   if (endpoints.length === 0) {
-    return { code: 'rejected-no-endpoints', answer: end.answer, text: `the Service has no endpoint; ${end.text}`, advice }
+    return {
+      code: 'rejected-no-endpoints',
+      answer: end.answer,
+      text: `the Service has no endpoint; ${end.text}`,
+      advice,
+    }
   }
   const reasons = endpoints.slice(0, 4).map(({ endpoint, reason }) => `${endpoint} ${reason}`)
   const more = endpoints.length > 4 ? `, and ${endpoints.length - 4} more` : ''
@@ -367,25 +413,37 @@ function notMasqueraded(way: Way, end: End, evidence: Evidence): Cause {
   const { answer, text } = end
   const isHairpin = end.code === 'hairpin-not-masqueraded'
   if (!evidence.tracksIpvs) {
-    const why = 'net.ipv4.vs.conntrack is not 1, so IPVS takes its packets away from netfilter and nothing is masqueraded'
+    const why =
+      'net.ipv4.vs.conntrack is not 1, so IPVS takes its packets away from netfilter and nothing is masqueraded'
     return { code: 'ipvs-conntrack-off', answer, text: `${why}: ${text}`, advice: 'sysctl -w net.ipv4.vs.conntrack=1' }
   }
   const untracked = hitsOf(way).find(({ effect }) => effect === 'not tracked')
   if (untracked !== undefined) {
-    return { code: 'not-tracked', answer, text: `${ruleName(untracked)} takes it away from connection tracking, so nothing is masqueraded: ${text}` }
+    return {
+      code: 'not-tracked',
+      answer,
+      text: `${ruleName(untracked)} takes it away from connection tracking, so nothing is masqueraded: ${text}`,
+    }
   }
   const rule = evidence.differences?.find(({ code, object }) => code === 'rule-missing' && object.startsWith('nat '))
   if (rule !== undefined) return { code: 'rule-missing', answer, text: `${rule.text}; so ${text}`, advice: repair }
   const entry = missingEntry(evidence, isHairpin ? /LOOP-BACK/ : /./)
   if (entry !== undefined) return { ...entry, answer, text: `${entry.text}; so ${text}` }
-  const foreign = hitsOf(way).find(({ ours, table, effect }) => !ours && table === 'nat' && /^(ACCEPT|SNAT)/.test(effect))
+  const foreign = hitsOf(way).find(
+    ({ ours, table, effect }) => !ours && table === 'nat' && /^(ACCEPT|SNAT)/.test(effect),
+  )
   if (foreign !== undefined) {
     const why = `${ruleName(foreign)}, which is not ours, ends table nat before ours decide`
     return { code: 'dropped-by-foreign-rule', answer, text: `${why}, so nothing is masqueraded: ${text}` }
   }
   if (evidence.isLocalPolicy && !isHairpin) {
     const why = 'the traffic policy is Local, no endpoint of this node can be used, and the client is kept as it is'
-    return { code: 'no-local-endpoint', answer, text: `${why}: ${text}`, advice: 'ask a node that has an endpoint, or set externalTrafficPolicy Cluster' }
+    return {
+      code: 'no-local-endpoint',
+      answer,
+      text: `${why}: ${text}`,
+      advice: 'ask a node that has an endpoint, or set externalTrafficPolicy Cluster',
+    }
   }
   return { code: isHairpin ? 'hairpin-not-masqueraded' : 'reply-goes-around', answer, text }
 }

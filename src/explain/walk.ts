@@ -132,12 +132,15 @@ export class Walk {
 
   /** In by a link: netfilter's PREROUTING, routing, INPUT, IPVS at LOCAL_IN. */
   #fromWire(way: Way): Promise<readonly Way[]> {
-    return this.#through([way], [
-      this.#table('raw', 'PREROUTING'),
-      this.#table('mangle', 'PREROUTING'),
-      this.#nat('PREROUTING'),
-      (one) => this.#routeIn(one),
-    ])
+    return this.#through(
+      [way],
+      [
+        this.#table('raw', 'PREROUTING'),
+        this.#table('mangle', 'PREROUTING'),
+        this.#nat('PREROUTING'),
+        (one) => this.#routeIn(one),
+      ],
+    )
   }
 
   async #routeIn(way: Way): Promise<readonly Way[]> {
@@ -163,14 +166,17 @@ export class Walk {
 
   async #forward(way: Way): Promise<readonly Way[]> {
     const link = way.packet.outLink
-    return this.#through([way], [
-      this.#table('mangle', 'FORWARD'),
-      this.#table('filter', 'FORWARD'),
-      this.#table('security', 'FORWARD'),
-      this.#table('mangle', 'POSTROUTING'),
-      this.#nat('POSTROUTING'),
-      this.#finish('routed-on', 'leaves', 'routing', `leaves by ${link} as ${packetText(way.packet)}`),
-    ])
+    return this.#through(
+      [way],
+      [
+        this.#table('mangle', 'FORWARD'),
+        this.#table('filter', 'FORWARD'),
+        this.#table('security', 'FORWARD'),
+        this.#table('mangle', 'POSTROUTING'),
+        this.#nat('POSTROUTING'),
+        this.#finish('routed-on', 'leaves', 'routing', `leaves by ${link} as ${packetText(way.packet)}`),
+      ],
+    )
   }
 
   /** Out of a process: routing, OUTPUT of raw, mangle and nat, IPVS at LOCAL_OUT, then OUTPUT of filter. */
@@ -184,13 +190,16 @@ export class Walk {
     const on = route.kind === 'local' ? `an address of this node${at(route.link)}` : `by ${link}`
     const packet = { ...way.packet, source, outLink: link, original: { ...way.packet.original, source } }
     const out = withStep({ ...way, packet }, 'routing', `${destination} is ${on}; the packet's source is ${source}`)
-    return this.#through([out], [
-      this.#table('raw', 'OUTPUT'),
-      this.#table('mangle', 'OUTPUT'),
-      this.#nat('OUTPUT'),
-      (one) => this.#routeAgain(one),
-      (one) => this.#ipvs(one, 'LOCAL_OUT'),
-    ])
+    return this.#through(
+      [out],
+      [
+        this.#table('raw', 'OUTPUT'),
+        this.#table('mangle', 'OUTPUT'),
+        this.#nat('OUTPUT'),
+        (one) => this.#routeAgain(one),
+        (one) => this.#ipvs(one, 'LOCAL_OUT'),
+      ],
+    )
   }
 
   /** After nat OUTPUT has changed where the packet goes. */
@@ -267,7 +276,10 @@ export class Walk {
     const before: Way = { ...way, packet }
     if (route.kind === 'error' || route.kind === 'other') {
       const text = `no route to ${destination.address}: ${routeError(route)}`
-      const answer = answerOfReject(packet.family === 'IPv4' ? 'icmp-host-unreachable' : 'icmp6-addr-unreachable', packet.protocol)
+      const answer = answerOfReject(
+        packet.family === 'IPv4' ? 'icmp-host-unreachable' : 'icmp6-addr-unreachable',
+        packet.protocol,
+      )
       return [ended(before, { code: 'destination-unreachable', answer, place: 'routing', text })]
     }
     if (route.kind === 'local') {
@@ -285,15 +297,18 @@ export class Walk {
       `${destination.address} is reached by ${route.link}${via}`,
     )
     // nat OUTPUT is not asked: the connection's destination is settled since PREROUTING or the first OUTPUT.
-    return this.#through([out], [
-      this.#table('raw', 'OUTPUT'),
-      this.#table('mangle', 'OUTPUT'),
-      this.#table('filter', 'OUTPUT'),
-      this.#table('security', 'OUTPUT'),
-      this.#table('mangle', 'POSTROUTING'),
-      this.#sourceNat(route.source ?? ''),
-      (one) => this.#reply(one, destination, route),
-    ])
+    return this.#through(
+      [out],
+      [
+        this.#table('raw', 'OUTPUT'),
+        this.#table('mangle', 'OUTPUT'),
+        this.#table('filter', 'OUTPUT'),
+        this.#table('security', 'OUTPUT'),
+        this.#table('mangle', 'POSTROUTING'),
+        this.#sourceNat(route.source ?? ''),
+        (one) => this.#reply(one, destination, route),
+      ],
+    )
   }
 
   /** A packet of the node that IPVS has not stolen goes on in OUTPUT: to another machine, or by lo to the node itself. */
@@ -311,14 +326,17 @@ export class Walk {
       return this.#through([way], [...out, leave])
     }
     const loop: Stage = async (one) => [{ ...one, packet: { ...one.packet, inLink: 'lo', outLink: '' } }]
-    return this.#through([way], [
-      ...out,
-      loop,
-      this.#table('raw', 'PREROUTING'),
-      this.#table('mangle', 'PREROUTING'),
-      ...this.#input(),
-      (one) => this.#deliver(one),
-    ])
+    return this.#through(
+      [way],
+      [
+        ...out,
+        loop,
+        this.#table('raw', 'PREROUTING'),
+        this.#table('mangle', 'PREROUTING'),
+        ...this.#input(),
+        (one) => this.#deliver(one),
+      ],
+    )
   }
 
   /** To a socket of the node. */
@@ -351,20 +369,29 @@ export class Walk {
     const loop: Stage = async (one) => [{ ...one, packet: { ...one.packet, inLink: 'lo', outLink: '' } }]
     const code = server === undefined ? 'local-socket' : 'answered'
     const done = this.#finish(code, 'answered', 'socket', 'the client is answered', packet.source)
-    return this.#through([turned(way, isOwn ? 'lo' : this.#facts.origin.inLink)], [
-      this.#table('raw', 'OUTPUT'),
-      this.#table('mangle', 'OUTPUT'),
-      service,
-      this.#table('filter', 'OUTPUT'),
-      this.#table('security', 'OUTPUT'),
-      this.#table('mangle', 'POSTROUTING'),
-      ...(isOwn ? [loop, this.#table('raw', 'PREROUTING'), this.#table('mangle', 'PREROUTING'), ...this.#input()] : []),
-      done,
-    ])
+    return this.#through(
+      [turned(way, isOwn ? 'lo' : this.#facts.origin.inLink)],
+      [
+        this.#table('raw', 'OUTPUT'),
+        this.#table('mangle', 'OUTPUT'),
+        service,
+        this.#table('filter', 'OUTPUT'),
+        this.#table('security', 'OUTPUT'),
+        this.#table('mangle', 'POSTROUTING'),
+        ...(isOwn
+          ? [loop, this.#table('raw', 'PREROUTING'), this.#table('mangle', 'PREROUTING'), ...this.#input()]
+          : []),
+        done,
+      ],
+    )
   }
 
   /** The answer of a destination that is no process of this node. */
-  async #reply(way: Way, destination: ObservedDestination, route: RouteAnswer & { kind: 'unicast' }): Promise<readonly Way[]> {
+  async #reply(
+    way: Way,
+    destination: ObservedDestination,
+    route: RouteAnswer & { kind: 'unicast' },
+  ): Promise<readonly Way[]> {
     const { packet } = way
     const client = packet.original.source
     const { origin } = this.#facts
@@ -400,12 +427,10 @@ export class Walk {
     const onward: Stage = bridged
       ? (one) => this.#replyForward({ ...one, packet: { ...one.packet, outLink: route.link } })
       : (one) => this.#routeReply(one)
-    return this.#through([in_], [
-      this.#table('raw', 'PREROUTING'),
-      this.#table('mangle', 'PREROUTING'),
-      untranslate,
-      onward,
-    ])
+    return this.#through(
+      [in_],
+      [this.#table('raw', 'PREROUTING'), this.#table('mangle', 'PREROUTING'), untranslate, onward],
+    )
   }
 
   async #routeReply(way: Way): Promise<readonly Way[]> {
@@ -422,13 +447,16 @@ export class Walk {
 
   /** IPVS gives an answer its service address back after filter FORWARD. */
   #replyForward(way: Way): Promise<readonly Way[]> {
-    return this.#through([way], [
-      this.#table('mangle', 'FORWARD'),
-      this.#table('filter', 'FORWARD'),
-      this.#table('security', 'FORWARD'),
-      this.#table('mangle', 'POSTROUTING'),
-      this.#finish('answered', 'answered', 'IPVS at FORWARD', 'the client is answered', this.#seen(way)),
-    ])
+    return this.#through(
+      [way],
+      [
+        this.#table('mangle', 'FORWARD'),
+        this.#table('filter', 'FORWARD'),
+        this.#table('security', 'FORWARD'),
+        this.#table('mangle', 'POSTROUTING'),
+        this.#finish('answered', 'answered', 'IPVS at FORWARD', 'the client is answered', this.#seen(way)),
+      ],
+    )
   }
 
   /** The client address that the endpoint saw. */
@@ -438,7 +466,9 @@ export class Walk {
 
   async #isServiceAddress(address: string): Promise<boolean> {
     const route = await this.#kernel.route({ destination: address, mark: 0, protocol: 'TCP', destinationPort: 0 })
-    return route.kind === 'local' && this.#kernel.links.some(({ name, kind }) => name === route.link && kind === 'dummy')
+    return (
+      route.kind === 'local' && this.#kernel.links.some(({ name, kind }) => name === route.link && kind === 'dummy')
+    )
   }
 
   #isBridged(link: string): boolean {
@@ -454,7 +484,12 @@ export class Walk {
     const errno = route.kind === 'error' ? route.errno : ''
     const all = family === 'IPv4' ? inLink : 'all'
     const place = 'routing'
-    if (inLink !== '' && this.#kernel.sysctl(configName(family, all, 'forwarding')) === '0' && errno !== 'EXDEV' && errno !== 'EINVAL') {
+    if (
+      inLink !== '' &&
+      this.#kernel.sysctl(configName(family, all, 'forwarding')) === '0' &&
+      errno !== 'EXDEV' &&
+      errno !== 'EINVAL'
+    ) {
       const text = `${destination} is no address of this node, and forwarding is off (${configName(family, all, 'forwarding')})`
       return ended(way, { code: 'forwarding-off', answer: 'nothing', place, text, errno })
     }

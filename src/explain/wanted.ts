@@ -67,8 +67,7 @@ export function planWanted(
     nodeName: settings.nodeName,
     zone: node?.zone ?? '',
     scheduler: settings.scheduler,
-    strictExternal:
-      settings.strictExternal && settings.localDetector(family, node?.podCIDRs ?? []) !== undefined,
+    strictExternal: settings.strictExternal && settings.localDetector(family, node?.podCIDRs ?? []) !== undefined,
     nodeAddresses: new Set(nodeAddresses),
     nodeIP,
     nodePortAddresses:
@@ -104,7 +103,9 @@ async function compareAddress({ plan }: Wanted, target: ServerId, kernel: Kernel
   if (!plan.addresses.includes(address)) return []
   const route = await kernel.route({ destination: address, mark: 0, protocol, destinationPort: 0 })
   if (route.kind === 'local') return []
-  return [{ code: 'address-missing', object: address, text: `${address} is on no link of this node, kube-ipvs0 included` }]
+  return [
+    { code: 'address-missing', object: address, text: `${address} is on no link of this node, kube-ipvs0 included` },
+  ]
 }
 
 async function compareServer({ plan }: Wanted, target: ServerId, kernel: KernelState): Promise<Difference[]> {
@@ -128,7 +129,11 @@ async function compareServer({ plan }: Wanted, target: ServerId, kernel: KernelS
     const former = standing.get(object)
     standing.delete(object)
     if (former === undefined) {
-      differences.push({ code: 'destination-missing', object, text: `virtual server ${key} lacks destination ${object}` })
+      differences.push({
+        code: 'destination-missing',
+        object,
+        text: `virtual server ${key} lacks destination ${object}`,
+      })
     } else if (former.weight !== one.weight) {
       const text = `destination ${object} has weight ${former.weight} instead of ${one.weight}`
       differences.push({ code: 'destination-weight', object, text })
@@ -145,7 +150,10 @@ async function compareServer({ plan }: Wanted, target: ServerId, kernel: KernelS
 /** Entries that a packet to the target, or a destination of it, is looked up by. */
 async function compareSets({ plan, facts }: Wanted, target: ServerId, kernel: KernelState): Promise<Difference[]> {
   const concerns = ({ role, entry }: Contribution['members'][number]): boolean =>
-    role === 'loopBack' || entry === target.address || entry === String(target.port) || entry.startsWith(`${target.address},`)
+    role === 'loopBack' ||
+    entry === target.address ||
+    entry === String(target.port) ||
+    entry.startsWith(`${target.address},`)
   const differences: Difference[] = []
   for (const { role, entry } of plan.members.filter(concerns)) {
     const { name } = setSpec(role, facts.family)

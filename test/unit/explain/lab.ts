@@ -99,9 +99,7 @@ export function inSync({ service, slices, settings: given, family }: SetUp): Sna
     routes,
     sysctls,
   }
-  const plans = service.ports.map(
-    (port) => planWanted(service, port, slices, node, snapshotState(bare), given).plan,
-  )
+  const plans = service.ports.map((port) => planWanted(service, port, slices, node, snapshotState(bare), given).plan)
   const members = plans.flatMap((plan) => plan.members)
   const sets = new Map<string, { type: string; entries: string[] }>()
   for (const role of allRoles) {
@@ -133,7 +131,10 @@ export function inSync({ service, slices, settings: given, family }: SetUp): Sna
     ...bare,
     sets,
     ruleSets: [{ variant: 'nft', tables: parseSave(text) }],
-    addresses: new Map([...addresses, ...plans.flatMap((plan) => plan.addresses.map((one) => [one, 'kube-ipvs0'] as const))]),
+    addresses: new Map([
+      ...addresses,
+      ...plans.flatMap((plan) => plan.addresses.map((one) => [one, 'kube-ipvs0'] as const)),
+    ]),
     servers: plans.flatMap((plan) =>
       plan.servers.map(({ server, destinations }): ObservedServer => ({
         server,
