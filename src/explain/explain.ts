@@ -182,7 +182,7 @@ async function planOf(
 interface Places {
   /** Links towards other machines. */
   readonly uplinks: ReadonlySet<string>
-  isOnNode(address: string, route: RouteAnswer): boolean
+  readonly isOnNode: (address: string, route: RouteAnswer) => boolean
 }
 
 /** Tells what is on this node: by endpoints' own word, the node's pod ranges, else by the route to it. */

@@ -20,7 +20,7 @@ export interface Origin {
 export interface WalkFacts {
   readonly origin: Origin
   /** Whether what an address belongs to runs on this node, by the route to it and what is known of the cluster. */
-  isOnNode(address: string, route: RouteAnswer): boolean
+  readonly isOnNode: (address: string, route: RouteAnswer) => boolean
 }
 
 export interface Step {
