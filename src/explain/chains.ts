@@ -1,8 +1,7 @@
-import { jumps, ownChains, type Table } from '../iptables/rules.ts'
-import { canonicalRule } from '../iptables/text.ts'
 import type { SavedTable } from '../iptables/text.ts'
 import type { KernelState } from './kernel-state.ts'
 import { matchRule } from './match.ts'
+import { isOurs } from './ours.ts'
 import { packetKey, type Packet } from './packet.ts'
 import { parseRule, type Target } from './rule.ts'
 
@@ -276,23 +275,6 @@ function endpointOf(text: string): { address: string; port: number } {
   const [, six, four, port] = /^(?:\[([^\]-]+)[^\]]*\]|([^:\]-]*)[^:]*)?(?::(\d+).*)?$/.exec(text) ?? []
   if (six === undefined && four === undefined && text.includes(':')) return { address: text.split('-')[0]!, port: 0 }
   return { address: six ?? four ?? '', port: Number(port ?? 0) }
-}
-
-const ownTables: Readonly<Record<string, readonly string[]>> = ownChains
-const ownJumps = new Set(jumps.map(({ table, from, rule }) => `${table} ${from} ${canonicalRule(rule)}`))
-
-/** Whether a rule is one that this proxy writes: all of its own chains, and its jumps in built-in ones. */
-export function isOurs(table: string, chain: string, rule: string): boolean {
-  return (ownTables[table]?.includes(chain) ?? false) || ownJumps.has(`${table} ${chain} ${canonicalRule(rule)}`)
-}
-
-/** Jumps of ours that a table lacks. */
-export function missingJumps(tables: ReadonlyMap<string, SavedTable>, table: Table): string[] {
-  const lacking = jumps.filter(
-    (jump) =>
-      jump.table === table && !(tables.get(table)?.get(jump.from)?.rules.includes(canonicalRule(jump.rule)) ?? false),
-  )
-  return lacking.map(({ from, to }) => `the jump from ${from} to ${to} in table ${table}`)
 }
 
 function fateKey(fate: Fate): string {

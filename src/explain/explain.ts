@@ -70,6 +70,7 @@ export async function explain(request: ExplainRequest, parts: ExplainParts): Pro
     ways,
     differences,
     endpoints,
+    isKnown: wanted !== undefined,
     isService: wanted?.plan.servers.some((one) => serverKey(one.server) === serverKey(target)) ?? false,
     hasServer: server !== undefined,
     hasIpvs: !kernel.findings.some((text) => text.includes('ip_vs is not loaded')),

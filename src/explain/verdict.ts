@@ -47,6 +47,8 @@ export type VerdictCode =
   | 'bridge-netfilter-off'
   | 'reply-goes-around'
   | 'nothing-listens'
+  /** The Service has the port, but the plan has no virtual server at the address: nodePortAddresses. */
+  | 'address-not-served'
   | 'endpoint-not-listening'
 
 export interface Verdict {
@@ -66,7 +68,9 @@ export interface Evidence {
   /** Undefined: the cluster's objects are not known. */
   readonly differences: readonly Difference[] | undefined
   readonly endpoints: readonly Eligibility[] | undefined
-  /** The address and port are of a known Service. */
+  /** A known Service has the address and port. */
+  readonly isKnown: boolean
+  /** And its plan has a virtual server there. */
   readonly isService: boolean
   /** The kernel has a virtual server there. */
   readonly hasServer: boolean
@@ -365,6 +369,10 @@ function socketCause(way: Way, end: End, evidence: Evidence): Cause {
       advice: repair,
     }
   }
+  if (evidence.isKnown && end.code === 'nothing-listens') {
+    const why = `the Service has port ${evidence.target.port}, but it is not served on ${evidence.target.address} (nodePortAddresses)`
+    return { code: 'address-not-served', answer, text: `${why}: ${text}` }
+  }
   if (end.code === 'local-socket') return { code: answer === 'unknown' ? 'cannot-tell' : 'local-socket', answer, text }
   return { code: 'nothing-listens', answer, text: `there is no virtual server ${key}, and ${text}` }
 }
@@ -430,7 +438,7 @@ function notMasqueraded(way: Way, end: End, evidence: Evidence): Cause {
   const entry = missingEntry(evidence, isHairpin ? /LOOP-BACK/ : /./)
   if (entry !== undefined) return { ...entry, answer, text: `${entry.text}; so ${text}` }
   const foreign = hitsOf(way).find(
-    ({ ours, table, effect }) => !ours && table === 'nat' && /^(ACCEPT|SNAT)/.test(effect),
+    ({ ours, table, effect }) => !ours && table === 'nat' && /^(ACCEPT|RETURN|SNAT)/.test(effect),
   )
   if (foreign !== undefined) {
     const why = `${ruleName(foreign)}, which is not ours, ends table nat before ours decide`

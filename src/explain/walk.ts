@@ -242,7 +242,8 @@ export class Walk {
       const how = family === 'IPv4' ? 'icmp-port-unreachable' : 'icmp6-port-unreachable'
       return [ended(way, { code: 'no-destination', answer: answerOfReject(how, protocol), place, text })]
     }
-    const on = withStep(way, place, `virtual server ${serverKey(id)}, ${scheduler}${affinity}: one of ${list}`)
+    const text = `virtual server ${serverKey(id)}, ${scheduler}${affinity}: one of ${list}${restingText(server)}`
+    const on = withStep(way, place, text)
     const results: DestinationResult[] = []
     for (const destination of chosen.slice(0, mostDestinations)) {
       const start: Way = { ...on, steps: [], doubts: [] }
@@ -539,6 +540,17 @@ export class Walk {
     }
     return ways
   }
+}
+
+/** Destinations that get no new connections. */
+function restingText({ destinations }: ObservedServer): string {
+  const resting = destinations.filter(({ weight }) => weight <= 0)
+  if (resting.length === 0) return ''
+  const list = resting.map((one) => {
+    const { activeConnections, inactiveConnections } = one
+    return `${destinationKey(one)} (${activeConnections} active and ${inactiveConnections} inactive connections)`
+  })
+  return `; weight 0, draining: ${list.join(', ')}`
 }
 
 /** What leaves the node, or goes by lo. */

@@ -98,6 +98,31 @@ const cases: readonly Case[] = [
   { name: 'without objects', to: clusterIP, from: pod, code: 'served', blind: true },
 
   {
+    name: 'a DROP of somebody else in a chain of ours',
+    change: (s) => withRules(s, 'filter', 'KUBE-IPVS-FILTER', ['-s 10.244.1.9/32 -j DROP']),
+    to: clusterIP,
+    from: pod,
+    code: 'dropped-by-foreign-rule',
+    says: 'in filter INPUT, chain KUBE-IPVS-FILTER, by rule 1 (-s 10.244.1.9/32 -j DROP), which is not ours',
+  },
+  {
+    name: 'a RETURN of somebody else before masquerading',
+    shape: remote,
+    change: (s) => withRules(s, 'nat', 'KUBE-SERVICES', ['-d 10.96.0.0/16 -j RETURN']),
+    to: clusterIP,
+    from: outside,
+    code: 'dropped-by-foreign-rule',
+    says: 'KUBE-SERVICES',
+  },
+  {
+    name: 'a node port on an address that is not served',
+    shape: { settings: { nodePortRanges: [{ address: '10.99.0.0', prefix: 16, family: 'IPv4' }] } },
+    to: nodePort,
+    from: outside,
+    code: 'address-not-served',
+    answer: 'refused',
+  },
+  {
     name: 'a DROP of somebody else in INPUT',
     change: dropIn('-p tcp -m tcp --dport 80 -j DROP'),
     to: clusterIP,
