@@ -290,10 +290,7 @@ test('a question for a route, and its answer', () => {
       '05001b0006000000' +
       '06001d0000500000',
   )
-  const answer = Buffer.from(
-    '022000000000000100000000' + '0800040002000000' + '08000500c0a83c02' + '08000700c0a83c01',
-    'hex',
-  )
+  const answer = Buffer.from('022000000000000100000000080004000200000008000500c0a83c0208000700c0a83c01', 'hex')
   expect(decodeRoute(answer)).toEqual({ type: 1, outLink: 2, gateway: '192.168.60.2', source: '192.168.60.1' })
 })
 
