@@ -68,8 +68,11 @@ export const commands: Readonly<Record<CommandName, CommandSpec>> = {
   explain: {
     about: "A packet's way to a Service or an address, and where it stops.",
     short: 'a packet’s way, and where it stops',
-    argument: { name: 'TARGET', about: 'a Service, NAMESPACE/NAME[:PORT], or ADDRESS:PORT' },
-    options: { output, from: { about: 'where the packet comes from' } },
+    argument: { name: 'TARGET', about: 'a Service, [NAMESPACE/]NAME[:PORT], or ADDRESS:PORT[/PROTOCOL]' },
+    options: {
+      output,
+      from: { about: 'where the packet comes from: NAMESPACE/POD, an IP address, "outside" (the default) or "node"' },
+    },
   },
   'support-bundle': {
     about: 'All of the above and raw dumps, without secrets, in one file.',

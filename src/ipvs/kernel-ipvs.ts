@@ -240,6 +240,11 @@ export class KernelIpvs implements Ipvs, IpvsTraffic {
     return this.#queue.run(() => this.#listDestinations(server))
   }
 
+  /** One server with its destinations, as it stands; undefined where it does not. */
+  find(id: ServerId): Promise<ObservedServer | undefined> {
+    return this.#queue.run(() => this.#lookAt(id))
+  }
+
   listAll(): Promise<readonly ObservedServer[]> {
     return this.#queue.run(() => this.#listAll())
   }
@@ -333,7 +338,7 @@ export class KernelIpvs implements Ipvs, IpvsTraffic {
     const found: ObservedServer[] = []
     const gone: string[] = []
     for (const id of suspects) {
-      const one = await this.#queue.run(() => this.#lookAt(id))
+      const one = await this.find(id)
       if (one === undefined) gone.push(serverKey(id))
       else found.push(one)
     }

@@ -69,7 +69,7 @@ export function chooseEndpoints(
     hasUsable: endpoints.some((endpoint) => endpoint.ready || isLastResort(endpoint)),
   }
   if (usesCluster) {
-    const ready = narrow(
+    const { kept: ready } = narrow(
       endpoints.filter((endpoint) => endpoint.ready),
       topology,
     )
@@ -87,15 +87,52 @@ function isLastResort(endpoint: PortEndpoint): boolean {
   return endpoint.serving && endpoint.terminating
 }
 
+/** Which hints narrow the ready endpoints, and to whom. */
+interface Narrowing {
+  readonly by?: 'nodes' | 'zones'
+  readonly kept: PortEndpoint[]
+}
+
 /** A hint counts only when every ready endpoint has one and some names us: a half-written slice must not cut traffic. */
-function narrow(ready: PortEndpoint[], { nodeName, zone }: Topology): PortEndpoint[] {
+function narrow(ready: PortEndpoint[], { nodeName, zone }: Topology): Narrowing {
   if (ready.every((endpoint) => endpoint.nodes !== undefined && endpoint.nodes.length > 0)) {
-    const own = ready.filter((endpoint) => endpoint.nodes!.includes(nodeName))
-    if (own.length > 0) return own
+    const kept = ready.filter((endpoint) => endpoint.nodes!.includes(nodeName))
+    if (kept.length > 0) return { by: 'nodes', kept }
   }
   if (zone !== '' && ready.every((endpoint) => endpoint.zones !== undefined && endpoint.zones.length > 0)) {
-    const near = ready.filter((endpoint) => endpoint.zones!.includes(zone))
-    if (near.length > 0) return near
+    const kept = ready.filter((endpoint) => endpoint.zones!.includes(zone))
+    if (kept.length > 0) return { by: 'zones', kept }
   }
-  return ready
+  return { kept: ready }
+}
+
+/** Why an endpoint is not in a list of a `Choice`; undefined: it is, or the list is not used. */
+export interface Exclusion {
+  readonly endpoint: PortEndpoint
+  readonly cluster: string | undefined
+  readonly local: string | undefined
+}
+
+/** For each endpoint why `chooseEndpoints` left it out, out of what it chose. */
+export function explainChoice(
+  choice: Choice,
+  endpoints: readonly PortEndpoint[],
+  topology: Topology,
+): readonly Exclusion[] {
+  const { by } = narrow(
+    endpoints.filter(({ ready }) => ready),
+    topology,
+  )
+  const reason = (endpoint: PortEndpoint): string => {
+    if (!endpoint.ready && isLastResort(endpoint)) return 'terminating: used only while none is ready'
+    if (!endpoint.ready) return endpoint.terminating ? 'terminating, and serves no more' : 'not ready'
+    if (by === 'nodes') return `for other nodes by its hints: ${endpoint.nodes?.join(', ') ?? ''}`
+    return `for other zones than ${topology.zone} by its hints: ${endpoint.zones?.join(', ') ?? ''}`
+  }
+  return endpoints.map((endpoint) => ({
+    endpoint,
+    cluster: (choice.cluster?.includes(endpoint) ?? true) ? undefined : reason(endpoint),
+    local:
+      (choice.local?.includes(endpoint) ?? true) ? undefined : endpoint.local ? reason(endpoint) : 'not on this node',
+  }))
 }

@@ -159,6 +159,11 @@ export class Network {
     return this.#namespaces.get(name)!
   }
 
+  /** Where the daemons read their objects. */
+  get folder(): string {
+    return this.#folder!.path
+  }
+
   /** Writes or replaces a manifest file; the daemons follow in their own time. */
   async write(file: string, ...objects: unknown[]): Promise<void> {
     await writeManifest(this.#folder!.path, file, ...objects)
