@@ -59,7 +59,7 @@ export interface KernelState {
   readonly ruleSets: readonly RuleSet[]
   readonly foreignChains: readonly ForeignChain[]
   readonly links: readonly LinkState[]
-  /** The node's own: of the family, on other links than kube-ipvs0, without loopback and IPv6 link-local ones. */
+  /** The node's own: of the family, on other links than kube-ipvs0, without loopback and IPv6 link-local ones, in the kernel's order. */
   readonly nodeAddresses: readonly string[]
   /** What could not be read: one sentence each. */
   readonly findings: readonly string[]

@@ -63,7 +63,7 @@ export async function openLiveState(family: Family, run: RunCommand = runCommand
     ruleSets,
     foreignChains,
     links,
-    nodeAddresses: [...new Set(own)].filter((address) => !isLoopback(address) && !isIPv6LinkLocal(address)).sort(),
+    nodeAddresses: [...new Set(own)].filter((address) => !isLoopback(address) && !isIPv6LinkLocal(address)),
     findings,
     inSet: (name, directions, packet) => sets.has(name, soughtIn(packet, directions)),
     hasEntry: (set, entry) => sets.hasEntry(set, entry),

@@ -1,5 +1,4 @@
 import { canonicalAddress, cidrContains, familyOf, parseCidr, addressBytes } from '../model/address.ts'
-import { serverKey } from '../model/virtual-server.ts'
 import type { KernelState, Told } from './kernel-state.ts'
 import { lowestClientPort, type Packet } from './packet.ts'
 import type { Option, Rule } from './rule.ts'
@@ -195,9 +194,4 @@ function inSpan(range: string, address: string): Told {
   if (from === undefined || to === undefined) return `range ${range}`
   const [low, high, at] = [from, to, address].map((text) => Buffer.from(addressBytes(text)))
   return at!.length === low!.length && Buffer.compare(low!, at!) <= 0 && Buffer.compare(at!, high!) <= 0
-}
-
-/** For messages: which virtual server. */
-export function serverName(packet: Packet): string {
-  return packet.server === undefined ? '' : serverKey(packet.server)
 }

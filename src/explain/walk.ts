@@ -314,12 +314,15 @@ export class Walk {
 
   /** A packet of the node that IPVS has not stolen goes on in OUTPUT: to another machine, or by lo to the node itself. */
   #sendOn(way: Way): Promise<readonly Way[]> {
-    const { outLink } = way.packet
+    const { outLink, family, destination } = way.packet
+    // lo has no address that MASQUERADE takes: IPv4 goes on to the first of another link (inet_select_addr), IPv6 takes
+    // the destination itself (RFC 6724, rule 1).
+    const own = family === 'IPv4' ? this.#kernel.nodeAddresses[0] : destination
     const out: Stage[] = [
       this.#table('filter', 'OUTPUT'),
       this.#table('security', 'OUTPUT'),
       this.#table('mangle', 'POSTROUTING'),
-      this.#sourceNat(''),
+      this.#sourceNat(outLink === 'lo' ? (own ?? '') : ''),
     ]
     if (outLink !== 'lo') {
       const leave: Stage = (one) =>
