@@ -91,7 +91,7 @@ export class PatientTurn extends Turn {
     const latest = performance.now() + patience
     await super.next()
     while (isUrgentWorkUnderWay() && performance.now() < latest) {
-      await untilNothingIsUrgent(latest - performance.now())
+      await untilNothingIsUrgent(Math.max(0, latest - performance.now()))
       await super.next()
     }
   }
