@@ -9,7 +9,7 @@ const sum = (numbers) => Object.values(numbers).reduce((total, one) => total + o
 
 function figure(key, value) {
   if (value === undefined) return ''
-  if (/^(rss|heap|external)/.test(key)) return `${value.toFixed(0)} MB`
+  if (/^(rss|heap|external|peak)/.test(key)) return `${value.toFixed(0)} MB`
   if (/^(share|ratio)/i.test(key)) return value.toFixed(2)
   if (key.endsWith('PerChange')) return value.toPrecision(3)
   if (/^(messages|sends|written|events|refused)/.test(key)) return value.toLocaleString('en')
