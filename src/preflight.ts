@@ -1,6 +1,7 @@
 import { readFileSync } from 'node:fs'
 import type { Dummy } from './dummy/dummy.ts'
 import { deviceName } from './dummy/layer.ts'
+import { allRoles, setSpec } from './ipset/catalogue.ts'
 import type { Ipset } from './ipset/ipset.ts'
 import type { Ipvs, VirtualServer } from './ipvs/ipvs.ts'
 import { describeError, KernelError, ProxyError } from './lib/errors.ts'
@@ -54,7 +55,10 @@ export async function checkIpvs(ipvs: Ipvs, scheduler: string): Promise<void> {
   await ipvs.apply([{ kind: 'deleteServer', server }])
 }
 
-/** Throws ProxyError PREFLIGHT where the kernel has no ipset or one too old. */
+/**
+ * Throws ProxyError PREFLIGHT where the kernel has no ipset or one too old; has it load what our sets need, before the first
+ * pass would have to wait for it.
+ */
 export async function checkIpset(ipset: Ipset): Promise<void> {
   let protocol: number
   try {
@@ -63,6 +67,11 @@ export async function checkIpset(ipset: Ipset): Promise<void> {
     throw lacking('ipset is not available in this kernel', 'load it: modprobe ip_set', error)
   }
   if (protocol < 6) throw lacking(`the kernel speaks ipset protocol ${protocol}, 6 is needed`, 'use a newer kernel')
+  const specs = new Map(allRoles.map((role) => setSpec(role, 'IPv4')).map((spec) => [spec.type, spec]))
+  for (const spec of specs.values()) {
+    // A kernel may lack one kind: what does not need it works, and creating a set of it tells.
+    await ipset.loadType(spec).catch(() => {})
+  }
 }
 
 /** Makes the dummy device where it is missing; throws ProxyError PREFLIGHT where the kernel cannot. */

@@ -29,6 +29,10 @@ export class FakeIpset implements Ipset {
     return 7
   }
 
+  async loadType({ type }: SetSpec): Promise<void> {
+    this.#calledOrThrow('loadType', type)
+  }
+
   async create(spec: SetSpec): Promise<void> {
     this.#calledOrThrow('create', spec.name)
     const present = this.#sets.get(spec.name)

@@ -34,6 +34,11 @@ export interface SetDigest {
 export interface Ipset {
   /** Protocol version the kernel speaks; throws KernelError where it has no ipset. */
   protocol(): Promise<number>
+  /**
+   * Has the kernel load what sets of the spec's type need: the process stands still meanwhile, so it is better done before
+   * there is work to do. Throws KernelError where it has no such sets.
+   */
+  loadType(spec: SetSpec): Promise<void>
   /** An identical set is success; one of another type or with other options is EEXIST. */
   create(spec: SetSpec): Promise<void>
   /** Adds what is absent, in the order given. Answers which entries the kernel turned down, and why. */

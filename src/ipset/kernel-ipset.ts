@@ -62,6 +62,10 @@ export class KernelIpset implements Ipset {
     return version
   }
 
+  async loadType(spec: SetSpec): Promise<void> {
+    await this.#revision(spec)
+  }
+
   async create(spec: SetSpec): Promise<void> {
     await this.#do(createMessage(spec, await this.#revision(spec)), 'create', `set ${spec.name}`, spec)
   }

@@ -39,6 +39,14 @@ export function ipsetContract<I extends Ipset>(make: () => Promise<I>, dump: (ip
     expect([6, 7]).toContain(await ipset.protocol())
   })
 
+  it.each<SetType>(['hash:ip', 'hash:ip,port', 'hash:ip,port,ip', 'hash:ip,port,net', 'bitmap:port'])(
+    'has sets of type %s, and makes none by looking',
+    async (type) => {
+      await ipset.loadType(set(type))
+      expect(await ipset.names()).toEqual([])
+    },
+  )
+
   const entries: [SetType, Family, string[]][] = [
     ['hash:ip', 'IPv4', ['10.96.0.1', '255.255.255.255']],
     ['hash:ip', 'IPv6', ['fd00::1', '2001:db8:0:1:1:1:1:1']],

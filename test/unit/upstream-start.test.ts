@@ -83,6 +83,21 @@ describe('whether IPVS can be used', () => {
     if (says === undefined) await checkIpset(ipset)
     else await expect(checkIpset(ipset)).rejects.toThrow(says)
   })
+
+  test.each<[string, string | undefined]>([
+    ['all types', undefined],
+    ['one type less', 'hash:ip,port,net'],
+  ])('types of sets are loaded before there is work to do: %s', async (_name, lacking) => {
+    const ipset = new FakeIpset()
+    ipset.fault = (call, type) => (call === 'loadType' && type === lacking ? refusal('load') : undefined)
+    await checkIpset(ipset)
+    const asked = ipset.calls.filter((call) => call.startsWith('loadType')).sort()
+    expect(asked).toEqual(
+      ['bitmap:port', 'hash:ip', 'hash:ip,port', 'hash:ip,port,ip', 'hash:ip,port,net'].map(
+        (type) => `loadType ${type}`,
+      ),
+    )
+  })
 })
 
 let rig: Rig | undefined

@@ -239,6 +239,9 @@ class FaultyIpset implements Ipset {
   protocol(): Promise<number> {
     return this.#inner.protocol()
   }
+  loadType(spec: SetSpec): Promise<void> {
+    return this.#inner.loadType(spec)
+  }
 
   create(spec: SetSpec): Promise<void> {
     return changeOne('ipset', this.#faults, 'create', `set ${spec.name}`, () => this.#inner.create(spec))

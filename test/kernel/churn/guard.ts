@@ -251,6 +251,9 @@ class GuardedIpset implements Ipset {
   protocol(): Promise<number> {
     return this.#inner.protocol()
   }
+  loadType(spec: SetSpec): Promise<void> {
+    return this.#inner.loadType(spec)
+  }
 
   create(spec: SetSpec): Promise<void> {
     return this.#inner.create(spec)
