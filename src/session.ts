@@ -20,7 +20,7 @@ import { describeError } from './lib/errors.ts'
 import type { Log } from './lib/log.ts'
 import { keepHeapSmall } from './lib/memory.ts'
 import { runCommand } from './lib/process.ts'
-import { inOwnTurn } from './lib/turn.ts'
+import { inOwnTurn, Turn } from './lib/turn.ts'
 import { version } from './lib/version.ts'
 import { listeners } from './listeners.ts'
 import type { Metrics } from './metrics/metrics.ts'
@@ -133,6 +133,8 @@ export async function runSession(shared: Shared, prepared: Prepared, signal: Abo
   const serviceHealth: ServiceHealth[] = []
   const inner = new AbortController()
   const end = AbortSignal.any([signal, inner.signal])
+  // Each step is new to V8, which makes it slow the first time: one in each round of the event loop.
+  const turn = new Turn()
   try {
     await applyNodeSettings(config, kernel, log)
     await checkDummy(kernel.dummy)
@@ -158,6 +160,7 @@ export async function runSession(shared: Shared, prepared: Prepared, signal: Abo
       },
     })
     for (const [family, tool] of iptables) {
+      await turn.next()
       const effects = effectsOf(family, shared, events, () => proxiers.get(family)!)
       serviceHealth.push(effects.serviceHealth)
       const stack = buildStack(family, settings, kernel, tool, log, observer, effects)
@@ -172,7 +175,11 @@ export async function runSession(shared: Shared, prepared: Prepared, signal: Abo
     const limit = config['kubeIpvsProxy.serviceMetricsLimit']
     const traffic = new ServiceTraffic({ ipvs: kernel.ipvs, ledgers, limit, log })
     servers.push(...listeners(config, metrics, health, log, (format) => traffic.series(format)))
-    for (const server of servers) await server.start()
+    for (const server of servers) {
+      await turn.next()
+      await server.start()
+    }
+    await turn.next()
 
     const listener = dispatch(proxiers, {
       service: () => metrics.serviceChanges.inc(),

@@ -77,7 +77,8 @@ function openProcFile(): ProcFile {
  */
 export async function readProcFile(visitor: ProcVisitor, open: () => ProcFile = openProcFile): Promise<number> {
   const parser = new ProcParser(visitor)
-  const turn = new PatientTurn()
+  // Near the end of a long file the kernel takes milliseconds for a page.
+  const turn = new PatientTurn(1)
   const buffer = Buffer.allocUnsafe(65_536)
   const file = open()
   let spent = 0

@@ -1,5 +1,6 @@
 import type { Clock } from '../lib/clock.ts'
 import type { Log } from '../lib/log.ts'
+import { inOwnTurn } from '../lib/turn.ts'
 import type { ClusterKind, ClusterListener, ClusterSource } from '../model/cluster.ts'
 import type { Client } from './client.ts'
 import { Reflector } from './reflector.ts'
@@ -49,33 +50,37 @@ export class ApiSource implements ClusterSource {
 
   async run(listener: ClusterListener, signal: AbortSignal): Promise<void> {
     const { nodeName } = this.#options
-    await Promise.all([
-      this.#follow(signal, 'services', {
-        ...resources.services,
-        decode: (object, key, version) => translateService(object, this.#report(`Service ${key}`, version)),
-        listener: {
-          changed: (key, service) => listener.serviceChanged(key, service),
-          synced: () => listener.synced('services'),
-        },
-      }),
-      this.#follow(signal, 'endpointslices', {
-        ...resources.endpointslices,
-        decode: (object, key, version) =>
-          translateEndpointSlice(object, nodeName, this.#report(`EndpointSlice ${key}`, version)),
-        listener: {
-          changed: (key, slice) => listener.sliceChanged(key, slice),
-          synced: () => listener.synced('endpointslices'),
-        },
-      }),
-      this.#follow(signal, 'node', {
-        ...resources.node(nodeName),
-        decode: (object, key, version) => translateNode(object, this.#report(`Node ${key}`, version)),
-        listener: {
-          changed: (_key, node) => listener.nodeChanged(node),
-          synced: () => listener.synced('node'),
-        },
-      }),
-    ])
+    const kinds = [
+      () =>
+        this.#follow(signal, 'services', {
+          ...resources.services,
+          decode: (object, key, version) => translateService(object, this.#report(`Service ${key}`, version)),
+          listener: {
+            changed: (key, service) => listener.serviceChanged(key, service),
+            synced: () => listener.synced('services'),
+          },
+        }),
+      () =>
+        this.#follow(signal, 'endpointslices', {
+          ...resources.endpointslices,
+          decode: (object, key, version) =>
+            translateEndpointSlice(object, nodeName, this.#report(`EndpointSlice ${key}`, version)),
+          listener: {
+            changed: (key, slice) => listener.sliceChanged(key, slice),
+            synced: () => listener.synced('endpointslices'),
+          },
+        }),
+      () =>
+        this.#follow(signal, 'node', {
+          ...resources.node(nodeName),
+          decode: (object, key, version) => translateNode(object, this.#report(`Node ${key}`, version)),
+          listener: {
+            changed: (_key, node) => listener.nodeChanged(node),
+            synced: () => listener.synced('node'),
+          },
+        }),
+    ]
+    await Promise.all(kinds.map(inOwnTurn))
   }
 
   #report(object: string, version: string): Report {

@@ -248,7 +248,7 @@ export class Proxier {
     })
     await Promise.race([Promise.all([this.#start.promise, this.#readAhead()]), stopped])
     if (signal.aborted) return
-    await this.#pacer.loop(signal)
+    await inOwnTurn(() => this.#pacer.loop(signal))
     await this.#check
   }
 
@@ -334,6 +334,7 @@ export class Proxier {
   async #write(reason: RunReason, { started, began, unread }: PassBegun): Promise<boolean> {
     const { clock, family, log } = this.#options
     const { layers } = this.#parts
+    const turn = new Turn(1)
     const dirty = this.#state.take()
     const triggerTimes = this.#triggerTimes
     this.#triggerTimes = []
@@ -349,13 +350,17 @@ export class Proxier {
     const early: LayerOutcome[] = []
     const first = this.#passes++ === 0 ? this.#urgent(dirty) : undefined
     if (first !== undefined && this.#nodeAddressesRead) {
-      await this.#want(await this.#plan(first))
+      const urgent = await this.#plan(first)
+      await turn.next()
+      await this.#want(urgent)
+      await turn.next()
       const growth = applyOnce(layers, skip, 'grow', onBroken)
       // The others are worked out while kernel and tools are busy with these.
       const [planned, outcomes] = await Promise.all([this.#plan(dirty), growth])
       early.push(...outcomes)
       await this.#want(planned)
     } else await this.#want(await this.#plan(dirty))
+    if (turn.isOver) await turn.next()
     // Before the node's addresses are known, all that stands for its node ports would look unwanted.
     const outcomes = this.#nodeAddressesRead ? await applyOnce(layers, skip, 'whole', onBroken) : []
     const waited = changedAt === undefined ? undefined : performance.now() - changedAt

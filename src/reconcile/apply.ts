@@ -1,4 +1,5 @@
 import { ProxyError } from '../lib/errors.ts'
+import { Turn } from '../lib/turn.ts'
 import type { Layer, Outcome, Owner } from './layer.ts'
 
 export interface LayerOutcome extends Outcome {
@@ -23,7 +24,9 @@ export async function applyOnce(
   const outcomes: LayerOutcome[] = []
   const held = new Set<Owner>()
   const broken = new Set<string>(unread)
+  const turn = new Turn(1)
   const step = async (layer: Layer, name: 'add' | 'remove'): Promise<void> => {
+    if (turn.isOver) await turn.next()
     let outcome: Outcome
     try {
       outcome = await layer[name](held)
