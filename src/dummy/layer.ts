@@ -1,6 +1,7 @@
 import { withHash } from '../lib/digest.ts'
 import { KernelError, ProxyError } from '../lib/errors.ts'
 import type { Log } from '../lib/log.ts'
+import { Thrift } from '../lib/thrift.ts'
 import { mapInTurns } from '../lib/turn.ts'
 import { cidrContains, isIPv6LinkLocal, type Cidr, type Family } from '../model/address.ts'
 import { isHeld, Refusals } from '../reconcile/apply.ts'
@@ -15,6 +16,10 @@ export const deviceName = 'kube-ipvs0'
 /** Addresses of one call: many take long to be put into messages, and others shall have their turn. */
 const addressesPerPart = 250
 
+/** So many addresses are read again in every look; more than that take no more than this share of a core. */
+const fewAddresses = 2000
+const readingShare = 0.005
+
 export interface DummyLayerOptions {
   readonly family: Family
   readonly dummy: Dummy
@@ -24,6 +29,8 @@ export interface DummyLayerOptions {
   readonly ownersOf: (address: string) => Iterable<Owner>
   /** Whether drift of the device itself is told: the families share it, one of them speaks for both. */
   readonly speaksForDevice: boolean
+  /** For tests. */
+  readonly thrift?: Thrift
 }
 
 /**
@@ -39,11 +46,13 @@ export class DummyLayer implements Layer {
   #index: number | undefined
   #adopted = false
   readonly #guard = new WriteGuard()
+  readonly #thrift: Thrift
   /** Sum of the hashes of addresses that are left to others; undefined before they were read. */
   #othersSum: number | undefined
 
   constructor(options: DummyLayerOptions) {
     this.#options = options
+    this.#thrift = options.thrift ?? new Thrift(readingShare)
   }
 
   want(address: string): void {
@@ -58,7 +67,14 @@ export class DummyLayer implements Layer {
     yield { kind: 'address', wanted: this.#addresses.wantedCount, present: this.#addresses.presentCount }
   }
 
-  async resync(): Promise<readonly Drift[]> {
+  async resync(thrifty = false): Promise<readonly Drift[]> {
+    const isDue = this.#addresses.presentCount < fewAddresses || this.#thrift.isDue
+    // Another device, or none, has none of them.
+    if (thrifty && !isDue && this.#index !== undefined && (await this.#findDevice()) === this.#index) return []
+    return this.#thrift.during(() => this.#compare())
+  }
+
+  async #compare(): Promise<readonly Drift[]> {
     const drifts: Drift[] = []
     const report = (kind: string, object: string, state: string): void => {
       if (this.#adopted) drifts.push({ layer: this.name, kind, object, state })

@@ -84,6 +84,11 @@ export class FakeIpset implements Ipset {
     return { spec, entries: [...present.entries], references: present.references }
   }
 
+  async sizes(): Promise<ReadonlyMap<string, number>> {
+    this.#calledOrThrow('sizes', '')
+    return new Map([...this.#sets].map(([name, { entries }]) => [name, entries.size]))
+  }
+
   async names(): Promise<readonly string[]> {
     this.#calledOrThrow('names', '')
     return [...this.#sets.keys()]

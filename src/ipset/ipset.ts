@@ -49,6 +49,8 @@ export interface Ipset {
   list(name: string): Promise<ObservedSet | undefined>
   /** One set without its entries; undefined where there is none of the name. */
   digest(name: string): Promise<SetDigest | undefined>
+  /** How many entries each set of the namespace has, without reading them; undefined where the kernel does not say. */
+  sizes(): Promise<ReadonlyMap<string, number | undefined>>
   /** Names of all sets of the namespace. */
   names(): Promise<readonly string[]>
   /** Exchanges the contents of two sets of the same type, at once. */

@@ -14,6 +14,7 @@ import {
   entriesPerMessage,
   entryError,
   failedLine,
+  headersMessage,
   ipsetError,
   knownRevisions,
   listMessage,
@@ -93,6 +94,13 @@ export class KernelIpset implements Ipset {
     })
     if (result !== 0 && result !== errno.ENOENT) throw ipsetError(result, 'list', `set ${name}`)
     return survey.digest
+  }
+
+  async sizes(): Promise<ReadonlyMap<string, number | undefined>> {
+    const reply = await this.#connection.dump(headersMessage())
+    if (reply.errno !== 0) throw ipsetError(reply.errno, 'list', 'headers of sets')
+    const headers = reply.payloads.map((payload) => decodeCommand(payload))
+    return new Map(headers.map(({ setName = '', data }) => [setName, data?.elements]))
   }
 
   async names(): Promise<readonly string[]> {

@@ -1,5 +1,6 @@
 import { describeError, KernelError, ProxyError } from '../lib/errors.ts'
 import type { Log } from '../lib/log.ts'
+import { Thrift } from '../lib/thrift.ts'
 import { mapInTurns, PatientTurn, Turn } from '../lib/turn.ts'
 import type { Family } from '../model/address.ts'
 import type { SetRole } from '../model/sets.ts'
@@ -19,6 +20,8 @@ export interface IpsetLayerOptions {
   readonly ownersOf: (role: SetRole, entry: string) => Iterable<Owner>
   /** Sizes of sets as they are made, for tests. */
   readonly sizes?: { readonly hashsize: number; readonly maxelem: number }
+  /** For tests. */
+  readonly thrift?: Thrift
 }
 
 /** A member costs the kernel about 100 bytes: a set of so many is a gigabyte and a half. */
@@ -26,6 +29,10 @@ const mostMembers = 2 ** 24
 
 /** Entries of one call: many take long to be put into messages, and others shall have their turn. */
 const entriesPerPart = 500
+
+/** So many entries are read again in every look; more than that take no more than this share of a core. */
+const fewEntries = 5000
+const readingShare = 0.005
 
 /** A set that grows gets room for a quarter more than it needs. */
 const spare = 1.25
@@ -47,9 +54,11 @@ export class IpsetLayer implements Layer {
   /** Roles with something pending, so that a pass costs nothing for the others. */
   readonly #touched = new Set<SetRole>(allRoles)
   #adopted = false
+  readonly #thrift: Thrift
 
   constructor(options: IpsetLayerOptions) {
     this.#options = options
+    this.#thrift = options.thrift ?? new Thrift(readingShare)
     for (const role of allRoles) {
       const spec = { ...setSpec(role, options.family), ...options.sizes }
       this.#roles.set(role, {
@@ -71,7 +80,14 @@ export class IpsetLayer implements Layer {
     this.#touched.add(role)
   }
 
-  async resync(): Promise<readonly Drift[]> {
+  async resync(thrifty = false): Promise<readonly Drift[]> {
+    const isCheap = [...this.#roles.values()].reduce((sum, { entries }) => sum + entries.presentCount, 0) < fewEntries
+    if (!thrifty || isCheap || this.#thrift.isDue) return this.#thrift.during(() => this.#compare(undefined))
+    return this.#compare(await this.#options.ipset.sizes())
+  }
+
+  /** `sizes`: a set that has as many entries as it should have is taken to have the right ones. */
+  async #compare(sizes: ReadonlyMap<string, number | undefined> | undefined): Promise<readonly Drift[]> {
     const drifts: Drift[] = []
     const report = (kind: string, object: string, state: string): void => {
       if (this.#adopted) drifts.push({ layer: this.name, kind, object, state })
@@ -81,6 +97,7 @@ export class IpsetLayer implements Layer {
     for (const [role, state] of this.#roles) {
       if (turn.isOver) await turn.next()
       const { spec, entries } = state
+      if (state.exists && sizes?.get(spec.name) === entries.presentCount) continue
       const read = await state.guard.quietly(() => this.#read(state))
       // Written by ourselves meanwhile: the next look judges it.
       if (read === undefined || !state.guard.isAt(read.mark)) continue

@@ -39,8 +39,9 @@ export const commands = {
   type: 13,
 } as const
 
-/** IPSET_FLAG_LIST_SETNAME. */
+/** IPSET_FLAG_LIST_SETNAME, IPSET_FLAG_LIST_HEADER. */
 const listNamesFlag = 2
+const listHeadersFlag = 4
 
 const families = { IPv4: 2, IPv6: 10 } as const
 
@@ -50,6 +51,7 @@ export const createAttributes = attributes('ipset set', {
   portTo: [5, net16],
   hashsize: [18, net32],
   maxelem: [19, net32],
+  elements: [24, net32], // told since Linux 4.10
   references: [25, net32],
 })
 
@@ -197,6 +199,11 @@ export function listMessage(name: string): Message {
 
 export function namesMessage(): Message {
   return ipsetMessage(commands.list, 0, { flags: listNamesFlag })
+}
+
+/** All sets without their entries. */
+export function headersMessage(): Message {
+  return ipsetMessage(commands.list, 0, { flags: listHeadersFlag })
 }
 
 /**

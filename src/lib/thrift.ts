@@ -20,4 +20,16 @@ export class Thrift {
   spent(milliseconds: number): void {
     if (milliseconds > little) this.#restUntil = performance.now() + milliseconds / this.#share
   }
+
+  /** Does it, and takes note of what it can have taken at most: no more than the time, nor than the whole process. */
+  async during<T>(act: () => Promise<T>): Promise<T> {
+    const began = performance.now()
+    const before = process.cpuUsage()
+    try {
+      return await act()
+    } finally {
+      const { user, system } = process.cpuUsage(before)
+      this.spent(Math.min(performance.now() - began, (user + system) / 1000))
+    }
+  }
 }

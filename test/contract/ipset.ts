@@ -35,6 +35,15 @@ export function ipsetContract<I extends Ipset>(make: () => Promise<I>, dump: (ip
   })
   afterEach(() => ipset.close())
 
+  it('says how many entries each set has', async () => {
+    await ipset.create(set('hash:ip,port', 'IPv4', 'some'))
+    await ipset.add(set('hash:ip,port', 'IPv4', 'some'), ['10.96.0.1,tcp:443', '10.96.0.1,udp:53'])
+    await ipset.create(set('bitmap:port', 'IPv4', 'ports'))
+    await ipset.add(set('bitmap:port', 'IPv4', 'ports'), ['30080'])
+    await ipset.create(set('hash:ip', 'IPv6', 'none'))
+    expect(Object.fromEntries(await ipset.sizes())).toEqual({ some: 2, ports: 1, none: 0 })
+  })
+
   it('speaks protocol 6 or 7', async () => {
     expect([6, 7]).toContain(await ipset.protocol())
   })

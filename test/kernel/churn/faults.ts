@@ -265,6 +265,11 @@ class FaultyIpset implements Ipset {
     return this.#inner.digest(name)
   }
 
+  async sizes(): Promise<ReadonlyMap<string, number | undefined>> {
+    this.#read('headers of sets')
+    return this.#inner.sizes()
+  }
+
   async names(): Promise<readonly string[]> {
     this.#read('names of sets')
     return this.#inner.names()

@@ -276,6 +276,10 @@ class GuardedIpset implements Ipset {
     return this.#inner.digest(name)
   }
 
+  sizes(): Promise<ReadonlyMap<string, number | undefined>> {
+    return this.#inner.sizes()
+  }
+
   names(): Promise<readonly string[]> {
     return this.#inner.names()
   }

@@ -4,6 +4,7 @@ import { FakeIpset } from '../../../src/ipset/fake-ipset.ts'
 import { IpsetLayer } from '../../../src/ipset/layer.ts'
 import { KernelError } from '../../../src/lib/errors.ts'
 import { silentLog, type Log } from '../../../src/lib/log.ts'
+import { Thrift } from '../../../src/lib/thrift.ts'
 import type { SetRole } from '../../../src/model/sets.ts'
 
 const none: ReadonlySet<string> = new Set()
@@ -13,7 +14,7 @@ let ipset: FakeIpset
 let layer: IpsetLayer
 let told: string[]
 
-function make(sizes?: { hashsize: number; maxelem: number }): IpsetLayer {
+function make(sizes?: { hashsize: number; maxelem: number }, thrift?: Thrift): IpsetLayer {
   const log: Log = { ...silentLog, info: (text) => void told.push(text), error: (text) => void told.push(text) }
   const options = {
     family: 'IPv4',
@@ -21,7 +22,11 @@ function make(sizes?: { hashsize: number; maxelem: number }): IpsetLayer {
     log,
     ownersOf: (_role: SetRole, entry: string) => [`owner of ${entry}`],
   } as const
-  return new IpsetLayer(sizes === undefined ? options : { ...options, sizes })
+  return new IpsetLayer({
+    ...options,
+    ...(sizes === undefined ? {} : { sizes }),
+    ...(thrift === undefined ? {} : { thrift }),
+  })
 }
 
 beforeEach(() => {
@@ -280,6 +285,50 @@ describe('a look', () => {
     expect(lists()).toEqual(['list KUBE-CLUSTER-IP'])
     await pass()
     expect(members()).toEqual([1, 2, 3].map(entry))
+  })
+
+  describe('that has to be thrifty with very many entries', () => {
+    const count = 5000
+    const many = (n: number): string => `10.${96 + (n >> 16)}.${(n >> 8) & 255}.${n & 255},tcp:80`
+    let thrift: Thrift
+    beforeEach(async () => {
+      ipset = new FakeIpset()
+      thrift = new Thrift(0.5)
+      layer = make(undefined, thrift)
+      await layer.resync()
+      for (let n = 0; n < count; n++) layer.want('clusterIP', many(n))
+      await pass()
+      thrift.spent(3_600_000)
+      ipset.calls.length = 0
+    })
+    const spec = setSpec('clusterIP', 'IPv4')
+    const digests = (): number => ipset.calls.filter((call) => call === 'digest KUBE-CLUSTER-IP').length
+
+    test.each<[string, () => Promise<unknown>, boolean, string[]]>([
+      ['nothing differs', async () => {}, true, []],
+      ['an entry is gone', () => ipset.remove(spec, [many(1)]), true, ['missing']],
+      ['an entry is foreign', () => ipset.add(spec, [many(count)]), true, ['foreign']],
+      ['the set is gone', () => ipset.destroy(spec.name), true, ['missing']],
+      ['one has taken the place of another: found in due time', () => swapOne(), true, []],
+      ['one has taken the place of another, after a failure', () => swapOne(), false, ['missing', 'foreign']],
+    ])('%s', async (_name, tamper, thrifty, states) => {
+      await tamper()
+      expect((await layer.resync(thrifty)).map(({ state }) => state)).toEqual(states)
+      expect(digests()).toBe(states.length === 0 ? 0 : 1)
+    })
+
+    async function swapOne(): Promise<void> {
+      await ipset.remove(spec, [many(1)])
+      await ipset.add(spec, [many(count)])
+    }
+
+    test('with few of them there is nothing to save', async () => {
+      for (let n = 1; n < count; n++) layer.unwant('clusterIP', many(n))
+      await pass()
+      ipset.calls.length = 0
+      await layer.resync(true)
+      expect(digests()).toBe(1)
+    })
   })
 
   test('takes over another size of a set whose entries are as known', async () => {
