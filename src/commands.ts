@@ -28,7 +28,7 @@ export async function runCommandLine(line: CommandLine): Promise<number> {
   const inspection = await openInspection(line)
   try {
     return await (
-      await runner
+      await runners[inspection.command.name]
     )(inspection)
   } finally {
     inspection.close()

@@ -39,7 +39,7 @@ export function wantedRoutes(
   }
 }
 
-function* wiredServers(source: WantedSource, text: string): Generator<unknown> {
+function* wiredServers(source: WantedSource, text: string): Generator {
   const buckets = text === 'all' ? allBuckets() : new Set(text.split(',').map(Number))
   for (const one of wantedServers(source, buckets)) yield wireServer(one)
 }
