@@ -27,9 +27,7 @@ export async function runCommandLine(line: CommandLine): Promise<number> {
   })
   const inspection = await openInspection(line)
   try {
-    return await (
-      await runners[inspection.command.name]
-    )(inspection)
+    return await runners[inspection.command.name](inspection)
   } finally {
     inspection.close()
   }

@@ -47,7 +47,7 @@ export function ownCommands(prefix: string, service: string, flags: readonly str
   return [
     ours('status', ['status'], /Drift +none/),
     ours('diff', ['diff'], /^The kernel is as wanted/),
-    ours('explain', ['explain', service], /served/),
+    ours('explain', ['explain', service], /^verdict/im),
   ]
 }
 
