@@ -1,4 +1,5 @@
-// Bundles the program into dist/: one file to start from, others that it loads as they are needed, and next to them the netlink package's N-API binaries, one for each machine type.
+// Bundles the program into dist/: one file to start from, others that it loads as they are needed, and next to them the
+// netlink package's N-API binaries, one for each machine type.
 import { cpSync, mkdirSync, rmSync } from 'node:fs'
 import { createRequire } from 'node:module'
 import { dirname, join, resolve } from 'node:path'

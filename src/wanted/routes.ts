@@ -26,8 +26,13 @@ export function wantedRoutes(
   return {
     [paths.identity]: async () => lines([await identity()]),
     [paths.wanted]: async () => {
-      const values: unknown[] = [await identity()]
-      for (const source of sources.values()) values.push(wireSummary(await summarize(source)))
+      const told = await identity()
+      const values: unknown[] = [told]
+      for (const [family, source] of sources) {
+        // Before the first sync it is not whole, and all of it would have to be added up.
+        if (told.families.some((one) => one.family === family && one.synced))
+          values.push(wireSummary(await summarize(source)))
+      }
       return lines(values)
     },
     [paths.servers]: ofFamily((source, { query }) => lines(wiredServers(source, query.get('buckets') ?? 'all'))),

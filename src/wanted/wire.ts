@@ -14,7 +14,7 @@ import type { Sum, WantedServer, WantedSummary } from './wanted.ts'
 export const paths = {
   /** DaemonIdentity. */
   identity: '/identity',
-  /** DaemonIdentity, then a FamilyWanted for each family. */
+  /** DaemonIdentity, then a FamilyWanted for each family that has synced. */
   wanted: '/wanted',
   /** WiredServer for each virtual server of `family` in `buckets`: numbers with commas between them, or "all". */
   servers: '/wanted/servers',

@@ -89,7 +89,7 @@ export async function stand({ services, slices }: Objects): Promise<{ rig: Rig; 
 export async function told(rig: Rig): Promise<Wanted> {
   const folder = mkdtempSync(join(tmpdir(), 'told-'))
   const path = join(folder, 'run', 'status.sock')
-  const identity = { version: 'test' } as DaemonIdentity
+  const identity = { version: 'test', families: [{ family: 'IPv4', synced: true }] } as unknown as DaemonIdentity
   const routes = wantedRoutes(() => Promise.resolve(identity), new Map([['IPv4', rig.stack.wanted]]))
   const server = new HttpServer({ name: 'status', at: { path }, hardFail: true, routes, log: silentLog })
   await server.start()
