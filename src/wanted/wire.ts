@@ -111,6 +111,6 @@ export async function* toLines(values: Iterable<unknown>): AsyncGenerator<string
 export function fromLines(text: string): unknown[] {
   const lines = text.split('\n')
   const end = lines.length - 2
-  if (end < 0 || lines.at(-1) !== '' || Number(lines[end]) !== end) throw new Error('the answer was cut')
+  if (end < 0 || lines.at(-1) !== '' || lines[end] !== String(end)) throw new Error('the answer was cut')
   return lines.slice(0, end).map((line): unknown => JSON.parse(line))
 }
