@@ -1,4 +1,4 @@
-import type { Kernel } from './compose.ts'
+import type { Kernel } from './open.ts'
 import { deviceName } from './dummy/layer.ts'
 import { allRoles, setComment, setSpec } from './ipset/catalogue.ts'
 import { IpsetLayer } from './ipset/layer.ts'

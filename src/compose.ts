@@ -1,82 +1,24 @@
-import { existsSync } from 'node:fs'
 import { setSpec, setComment } from './ipset/catalogue.ts'
-import type { Flows } from './conntrack/flows.ts'
-import { KernelFlows } from './conntrack/kernel-flows.ts'
 import type { Dummy } from './dummy/dummy.ts'
-import { KernelDummy } from './dummy/kernel-dummy.ts'
-import { deviceName, DummyLayer } from './dummy/layer.ts'
+import { DummyLayer } from './dummy/layer.ts'
 import type { Ipset } from './ipset/ipset.ts'
-import { KernelIpset } from './ipset/kernel-ipset.ts'
 import { IpsetLayer } from './ipset/layer.ts'
-import { RuleGeneration } from './iptables/generation.ts'
+import type { RuleGeneration } from './iptables/generation.ts'
 import type { Iptables } from './iptables/iptables.ts'
 import { IptablesLayer } from './iptables/layer.ts'
-import { chooseVariant, IptablesTool, theHost } from './iptables/restore.ts'
 import type { RuleSettings } from './iptables/rules.ts'
-import type { Ipvs, IpvsTraffic } from './ipvs/ipvs.ts'
-import { KernelIpvs } from './ipvs/kernel-ipvs.ts'
+import type { Ipvs } from './ipvs/ipvs.ts'
 import { IpvsLayer } from './ipvs/layer.ts'
 import { systemClock } from './lib/clock.ts'
 import type { Log } from './lib/log.ts'
-import type { RunCommand } from './lib/process.ts'
 import type { FamilyFigures } from './metrics/figures.ts'
-import { cidrText, familyOf, isIPv6LinkLocal, isLoopback, parseCidr, type Cidr, type Family } from './model/address.ts'
+import { familyOf, type Cidr, type Family } from './model/address.ts'
 import type { ClusterListener, NodeRecord } from './model/cluster.ts'
 import type { LocalDetector } from './model/local-detector.ts'
-import { Connection, type CallObserver, type Traffic } from './netlink/connection.ts'
-import { errnoName } from './netlink/errno.ts'
-import { protocols } from './netlink/header.ts'
+import { readNodeAddresses } from './open.ts'
 import { Ledger } from './proxier/ledger.ts'
 import { Proxier, type ProxierObserver, type ProxierOptions, type ProxierParts } from './proxier/proxier.ts'
-
-/** The kernel by netlink: one connection each, shared by the families. */
-export interface Kernel {
-  readonly ipvs: Ipvs & IpvsTraffic
-  readonly ipset: Ipset
-  readonly dummy: Dummy
-  readonly flows: Flows
-  readonly generation: RuleGeneration
-  close(): void
-}
-
-/** Hears what the kernel is asked for, by layer: netlink messages as they go out, calls once they are answered. */
-export interface KernelWatch {
-  /** Counted up. */
-  readonly traffic: Map<string, Traffic>
-  answered(layer: string, operation: string, milliseconds: number): void
-  /** `error`: errno by name, or "failed". */
-  refused(layer: string, operation: string, error: string): void
-}
-
-export function openKernel(watch?: KernelWatch): Kernel {
-  const connect = (layer: string, protocol: number) => (): Connection => {
-    const counts = { messages: 0, sends: 0 }
-    watch?.traffic.set(layer, counts)
-    return Connection.open(protocol, { traffic: counts, observer: watch && observerOf(layer, watch) })
-  }
-  const ipvs = new KernelIpvs(connect('ipvs', protocols.generic))
-  const ipset = new KernelIpset(connect('ipset', protocols.netfilter))
-  const dummy = new KernelDummy(connect('dummy', protocols.route))
-  const flows = new KernelFlows(connect('conntrack', protocols.netfilter))
-  const generation = new RuleGeneration(connect('iptables', protocols.netfilter))
-  return {
-    ipvs,
-    ipset,
-    dummy,
-    flows,
-    generation,
-    close: () => {
-      for (const part of [ipvs, ipset, dummy, flows, generation]) part.close()
-    },
-  }
-}
-
-function observerOf(layer: string, watch: KernelWatch): CallObserver {
-  return {
-    answered: (operation, milliseconds) => watch.answered(layer, operation, milliseconds),
-    refused: (operation, errno) => watch.refused(layer, operation, errno === 'failed' ? errno : errnoName(errno)),
-  }
-}
+import type { WantedSource } from './wanted/local.ts'
 
 /** Settings of the data path, as the configuration gives them. Durations in milliseconds. */
 export interface FamilySettings {
@@ -103,43 +45,6 @@ export type DetectorOf = (family: Family, podCIDRs: readonly string[]) => LocalD
 
 /** What a joining node needs before all else: the API server's own Service, then names. */
 const first: ReadonlySet<string> = new Set(['default/kubernetes', 'kube-system/kube-dns'])
-
-/** iptables of the families that this node can serve: IPv4 always, IPv6 where the kernel has it. */
-export async function openIptables(log: Log, watch?: KernelWatch): Promise<ReadonlyMap<Family, IptablesTool>> {
-  const choice = await chooseVariant()
-  const host = watch === undefined ? theHost : { ...theHost, run: watched(theHost.run, watch) }
-  const tools = new Map<Family, IptablesTool>([['IPv4', await IptablesTool.open('IPv4', choice, host)]])
-  const primary = tools.get('IPv4')!
-  log.v(1, 'iptables chosen', { variant: primary.variant, version: primary.version, reason: choice.reason })
-  if (existsSync('/proc/net/if_inet6')) {
-    try {
-      const tool = await IptablesTool.open('IPv6', choice, host)
-      await tool.save('nat')
-      tools.set('IPv6', tool)
-    } catch (error) {
-      log.warn('ip6tables is not usable, IPv6 Services are left out', { error: String(error) })
-    }
-  }
-  return tools
-}
-
-/** Runs of iptables-save and iptables-restore, told. */
-function watched(run: RunCommand, watch: KernelWatch): RunCommand {
-  return async (command, args, options) => {
-    const operation = /-(save|restore)$/.exec(command)?.[1]
-    if (operation === undefined) return run(command, args, options)
-    const began = performance.now()
-    let code: number | undefined
-    try {
-      const result = await run(command, args, options)
-      code = result.code
-      return result
-    } finally {
-      watch.answered('iptables', operation, performance.now() - began)
-      if (code !== 0) watch.refused('iptables', operation, 'failed')
-    }
-  }
-}
 
 /** What one family's rules depend on as long as the process runs. */
 export function ruleSettings(family: Family, settings: FamilySettings, randomFully: boolean): RuleSettings {
@@ -186,6 +91,8 @@ export interface LayerPorts {
 export interface FamilyStack {
   readonly proxier: Proxier
   readonly ledger: Ledger
+  /** For commands. */
+  readonly wanted: WantedSource
   /** For scrapes. */
   readonly figures: FamilyFigures
 }
@@ -255,7 +162,14 @@ export function buildStack(
     observer,
     ...effects,
   })
-  return { proxier, ledger, figures: figuresOf(proxier, sets, rules, servers, addresses) }
+  const wanted: WantedSource = {
+    family,
+    ledger,
+    rules: () => rules.wanted,
+    setSums: () => sets.wantedSums(),
+    addressSum: () => addresses.wantedSum,
+  }
+  return { proxier, ledger, wanted, figures: figuresOf(proxier, sets, rules, servers, addresses) }
 }
 
 function figuresOf(
@@ -284,14 +198,6 @@ function figuresOf(
   }
 }
 
-/** Addresses of a family on all links but the dummy device, without loopback and IPv6 link-local ones. */
-export async function readNodeAddresses(dummy: Dummy, family: Family): Promise<string[]> {
-  const device = (await dummy.links()).find(({ name }) => name === deviceName)?.index
-  const addresses = await dummy.addresses({ family, isOn: (linkIndex) => linkIndex !== device })
-  const own = addresses.filter(({ address }) => !isLoopback(address) && !isIPv6LinkLocal(address))
-  return [...new Set(own.map(({ address }) => address))].sort()
-}
-
 /** Hands the cluster's objects to every family; a slice goes to the one of its address type. */
 export function dispatch(
   proxiers: ReadonlyMap<Family, Proxier>,
@@ -314,28 +220,5 @@ export function dispatch(
       if (kind === 'node') return
       for (const proxier of proxiers.values()) proxier.synced(kind)
     },
-  }
-}
-
-/** The rules' way to tell a pod of this node, out of the settings for it. */
-export function localDetectorOf(
-  mode: string,
-  clusterCIDRs: readonly Cidr[],
-  bridge: string,
-  prefix: string,
-): DetectorOf {
-  const ofFamily = (cidrs: readonly (Cidr | undefined)[], family: Family): LocalDetector | undefined => {
-    const cidr = cidrs.find((one) => one?.family === family)
-    return cidr && { kind: 'cidr', cidr: cidrText(cidr) }
-  }
-  switch (mode) {
-    case 'BridgeInterface':
-      return () => ({ kind: 'bridge', name: bridge })
-    case 'InterfaceNamePrefix':
-      return () => ({ kind: 'prefix', name: prefix })
-    case 'NodeCIDR':
-      return (family, podCIDRs) => ofFamily(podCIDRs.map(parseCidr), family)
-    default:
-      return (family) => ofFamily(clusterCIDRs, family)
   }
 }

@@ -16,7 +16,7 @@ export function listeners(
   const at = (name: string, address: string, port: number, routes: Routes): HttpServer[] => {
     const listen = address === '' ? undefined : parseListen(address, port)
     if (listen === undefined) return []
-    return [new HttpServer({ name, ...listen, hardFail: config.bindAddressHardFail, log, routes })]
+    return [new HttpServer({ name, at: listen, hardFail: config.bindAddressHardFail, log, routes })]
   }
   return [
     ...at('health', config.healthzBindAddress, 10256, healthRoutes(metrics, health)),

@@ -1,8 +1,7 @@
 #!/usr/bin/env node
-import { parseFlags } from './cli/flags.ts'
+import { parseFlags, type CommandLine } from './cli/flags.ts'
 import { describeError, ProxyError } from './lib/errors.ts'
 import { version } from './lib/version.ts'
-import { runCleanup, runDaemon, runInit, runWriteConfig } from './run.ts'
 
 /** Exit codes: 0 done, 1 wrong settings, a surprise, or a command that found something, 3 the node lacks something. */
 async function main(args: readonly string[]): Promise<number> {
@@ -15,19 +14,13 @@ async function main(args: readonly string[]): Promise<number> {
       case 'version':
         process.stdout.write(`kube-ipvs-proxy v${version}\n`)
         return 0
-      case 'writeConfig':
-        return runWriteConfig(line)
-      case 'init':
-        return await runInit(line)
-      case 'cleanup':
-        return await runCleanup(line)
       case 'command': {
-        // Loaded only where they are asked for: the daemon does not carry them.
+        // The daemon does not carry the commands, nor they the daemon: most of a command's time would be its start.
         const { runCommandLine } = await import('./commands.ts')
         return await runCommandLine(line)
       }
-      case 'run':
-        return await runDaemon(line)
+      default:
+        return await runItself(line)
     }
   } catch (error) {
     // What was foreseen is one message; a surprise shows where it came from.
@@ -35,6 +28,20 @@ async function main(args: readonly string[]): Promise<number> {
       error instanceof ProxyError ? describeError(error) : error instanceof Error ? error.stack : String(error)
     process.stderr.write(`kube-ipvs-proxy: ${text}\n`)
     return error instanceof ProxyError && error.code === 'PREFLIGHT' ? 3 : 1
+  }
+}
+
+async function runItself(line: CommandLine): Promise<number> {
+  const { runCleanup, runDaemon, runInit, runWriteConfig } = await import('./run.ts')
+  switch (line.operation) {
+    case 'writeConfig':
+      return runWriteConfig(line)
+    case 'init':
+      return runInit(line)
+    case 'cleanup':
+      return runCleanup(line)
+    default:
+      return runDaemon(line)
   }
 }
 

@@ -1,11 +1,12 @@
 import type { CommandLine } from './cli/flags.ts'
-import { buildStack, dispatch, type Effects, type Kernel } from './compose.ts'
+import { buildStack, dispatch, type Effects } from './compose.ts'
 import { knownGates } from './config/gates.ts'
 import type { ProxyConfig } from './config/schema.ts'
 import { FlowCleaner } from './conntrack/cleaner.ts'
 import { deviceName } from './dummy/layer.ts'
 import type { ProxierHealth } from './health/healthz.ts'
-import type { HttpServer } from './health/server.ts'
+import { HttpServer } from './health/server.ts'
+import { identityOf } from './identity.ts'
 import { ServiceHealth } from './health/service-health.ts'
 import type { IptablesTool } from './iptables/restore.ts'
 import { findLeftovers, findNftLeftovers, removeLeftovers, removeNftLeftovers } from './iptables/leftovers.ts'
@@ -30,11 +31,15 @@ import { noEvents, type Events } from './model/events.ts'
 import { AddressMonitor } from './node/address-monitor.ts'
 import { applyConntrackLimits } from './node/conntrack-limits.ts'
 import { observe } from './observe.ts'
+import type { Kernel } from './open.ts'
 import { checkDummy, checkIpset, checkIpvs } from './preflight.ts'
 import type { Ledger } from './proxier/ledger.ts'
 import type { Proxier } from './proxier/proxier.ts'
 import { ServiceTraffic } from './service-traffic.ts'
 import { conntrackConfigOf, kernelSettingsOf, nodeNameOf, settingsOf } from './settings.ts'
+import type { WantedSource } from './wanted/local.ts'
+import { wantedRoutes } from './wanted/routes.ts'
+import type { DaemonIdentity } from './wanted/wire.ts'
 
 /** What outlives a change of the configuration. */
 export interface Shared {
@@ -140,6 +145,7 @@ export async function runSession(shared: Shared, prepared: Prepared, signal: Abo
     await checkDummy(kernel.dummy)
     const proxiers = new Map<Family, Proxier>()
     const ledgers = new Map<Family, Ledger>()
+    const wanted = new Map<Family, WantedSource>()
     const waiting = new Set<ClusterKind>(['services', 'endpointslices'])
     health.follow(2 * settings.syncPeriod, () => {
       if (waiting.size > 0) return `waiting for ${[...waiting].join(' and ')}${source.trouble()}`
@@ -166,6 +172,7 @@ export async function runSession(shared: Shared, prepared: Prepared, signal: Abo
       const stack = buildStack(family, settings, kernel, tool, log, observer, effects)
       proxiers.set(family, stack.proxier)
       ledgers.set(family, stack.ledger)
+      wanted.set(family, stack.wanted)
       metrics.families.set(family, stack.figures)
     }
     metrics.featureEnabled.reset()
@@ -175,6 +182,13 @@ export async function runSession(shared: Shared, prepared: Prepared, signal: Abo
     const limit = config['kubeIpvsProxy.serviceMetricsLimit']
     const traffic = new ServiceTraffic({ ipvs: kernel.ipvs, ledgers, limit, log })
     servers.push(...listeners(config, metrics, health, log, (format) => traffic.series(format)))
+    const path = config['kubeIpvsProxy.statusSocket']
+    if (path !== '') {
+      const identity = (): Promise<DaemonIdentity> =>
+        identityOf(shared, prepared, { proxiers, hasSynced: (family) => !unsynced.has(family) })
+      const routes = wantedRoutes(identity, wanted)
+      servers.push(new HttpServer({ name: 'status', at: { path }, hardFail: false, log, routes }))
+    }
     for (const server of servers) {
       await turn.next()
       await server.start()

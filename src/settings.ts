@@ -1,33 +1,11 @@
-import { readFileSync } from 'node:fs'
 import { hostname, release } from 'node:os'
-import type { CommandLine } from './cli/flags.ts'
-import { localDetectorOf, type FamilySettings } from './compose.ts'
-import { loadConfig, reportProblems } from './config/load.ts'
+import type { DetectorOf, FamilySettings } from './compose.ts'
 import type { ProxyConfig } from './config/schema.ts'
 import type { KernelSettings } from './ipvs/kernel-settings.ts'
 import { ProxyError } from './lib/errors.ts'
-import { canonicalAddress, familyOf, parseCidr, type Cidr, type Family } from './model/address.ts'
+import { canonicalAddress, cidrText, familyOf, parseCidr, type Cidr, type Family } from './model/address.ts'
+import type { LocalDetector } from './model/local-detector.ts'
 import type { ConntrackConfig } from './node/conntrack-limits.ts'
-
-/** The text of the configuration file; undefined where none is named. Throws ProxyError CONFIG. */
-export function readConfigFile(path: string | undefined): string | undefined {
-  if (path === undefined) return undefined
-  try {
-    return readFileSync(path, 'utf8')
-  } catch (error) {
-    throw new ProxyError('CONFIG', `cannot read the configuration file ${path}`, { object: path }, error)
-  }
-}
-
-/** The effective configuration; throws ProxyError CONFIG that names every mistake. */
-export function readConfig(
-  line: CommandLine,
-  file: string | undefined = readConfigFile(line.config),
-): { config: ProxyConfig; notices: readonly string[] } {
-  const { config, problems, notices } = loadConfig({ file, flags: line.flags })
-  if (problems.length > 0) throw new ProxyError('CONFIG', reportProblems(line.config ?? 'the flags', problems))
-  return { config, notices }
-}
 
 /** The own node's name as kube-proxy derives it. */
 export function nodeNameOf(config: ProxyConfig): string {
@@ -130,4 +108,22 @@ export function checkAgainstFamilies(config: ProxyConfig, families: readonly Fam
     })
   }
   return notices
+}
+
+/** The rules' way to tell a pod of this node, out of the settings for it. */
+function localDetectorOf(mode: string, clusterCIDRs: readonly Cidr[], bridge: string, prefix: string): DetectorOf {
+  const ofFamily = (cidrs: readonly (Cidr | undefined)[], family: Family): LocalDetector | undefined => {
+    const cidr = cidrs.find((one) => one?.family === family)
+    return cidr && { kind: 'cidr', cidr: cidrText(cidr) }
+  }
+  switch (mode) {
+    case 'BridgeInterface':
+      return () => ({ kind: 'bridge', name: bridge })
+    case 'InterfaceNamePrefix':
+      return () => ({ kind: 'prefix', name: prefix })
+    case 'NodeCIDR':
+      return (family, podCIDRs) => ofFamily(podCIDRs.map(parseCidr), family)
+    default:
+      return (family) => ofFamily(clusterCIDRs, family)
+  }
 }

@@ -9,6 +9,8 @@ export interface OptionSpec {
   readonly form?: { readonly pattern: RegExp; readonly allowed: string }
   /** May be given several times; the values are joined by commas. */
   readonly many?: true
+  /** Takes no value. */
+  readonly isSwitch?: true
 }
 
 export interface CommandSpec {
@@ -26,16 +28,22 @@ const output: OptionSpec = {
   form: { pattern: /^(text|json)$/, allowed: 'text or json' },
 }
 
+const fromApi: OptionSpec = {
+  about:
+    'work out what is wanted from the API server (or --manifests) even where the daemon could say it: a check of the daemon',
+  isSwitch: true,
+}
+
 export const commands: Readonly<Record<CommandName, CommandSpec>> = {
   status: {
     about: 'What is wanted, what the kernel has, and what goes on around it.',
     short: 'wanted and present state, drift, sysctls',
-    options: { output },
+    options: { output, 'from-api': fromApi },
   },
   diff: {
     about: 'What is wanted against what the kernel has. Exit code 1 where they differ, 0 where they do not.',
     short: 'wanted against kernel; exit code 1 where they differ',
-    options: { output },
+    options: { output, 'from-api': fromApi },
   },
   plan: {
     about: 'What would be programmed for these objects, in the forms of ipvsadm, ipset and iptables; needs no kernel.',
@@ -63,7 +71,7 @@ export const commands: Readonly<Record<CommandName, CommandSpec>> = {
   doctor: {
     about: 'Looks for known traps of IPVS mode on this node. Exit code 1 where one is an error.',
     short: 'looks for known traps on this node',
-    options: { output },
+    options: { output, 'from-api': fromApi },
   },
   explain: {
     about: "A packet's way to a Service or an address, and where it stops.",
@@ -78,7 +86,7 @@ export const commands: Readonly<Record<CommandName, CommandSpec>> = {
     about: 'All of the above and raw dumps, without secrets, in one file.',
     short: 'everything in one archive, without secrets',
     argument: { name: 'FILE', about: 'the archive to write, such as support.tar.gz; - for standard output' },
-    options: {},
+    options: { 'from-api': fromApi },
   },
 }
 

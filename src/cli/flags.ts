@@ -1,8 +1,9 @@
-import yargs, { type Argv } from 'yargs'
+import type { Argv } from 'yargs'
 import { nearest } from '../config/nearest.ts'
 import { boolean, fields, type FieldSpec } from '../config/schema.ts'
-import { describeError, ProxyError } from '../lib/errors.ts'
-import { commandNames, commands, isCommand, type Command, type CommandName } from './commands.ts'
+import { ProxyError } from '../lib/errors.ts'
+import { readArguments, type Grammar } from './arguments.ts'
+import { commandNames, commands, isCommand, type Command, type CommandName, type OptionSpec } from './commands.ts'
 
 export interface CommandLine {
   readonly operation: 'run' | 'init' | 'writeConfig' | 'cleanup' | 'version' | 'help' | 'command'
@@ -53,13 +54,7 @@ const configFlags = (Object.entries(fields) as [string, FieldSpec][]).flatMap(([
   flag === undefined ? [] : [{ flag, path, about: kind.name, preset }],
 )
 
-const known = new Set<string>([
-  ...Object.keys({ ...operational, ...switches, ...ports }),
-  ...configFlags.map(({ flag }) => flag),
-  ...withoutMeaning,
-])
-
-type Values = Readonly<Record<string, unknown>>
+type Values = ReadonlyMap<string, readonly string[]>
 
 /**
  * Reads the arguments after the program's name: the daemon's flags, or a command as the first word and its own. `_` serves
@@ -71,24 +66,16 @@ export async function parseFlags(args: readonly string[]): Promise<CommandLine> 
   const spelled = (name === undefined ? args : args.slice(1)).map((arg) =>
     arg.replace(/^--[a-zA-Z0-9_-]+/, (flag) => flag.replaceAll('_', '-')),
   )
-  const parser = name === undefined ? daemonParser(spelled) : commandParser(spelled, name)
-  let values: Values
-  try {
-    values = await parser.parse()
-  } catch (error) {
-    // yargs stumbles over flags with names of Object's own members.
-    throw error instanceof ProxyError ? error : usage(`the flags cannot be read: ${describeError(error)}`, name)
-  }
+  const grammar = grammarOf(name)
+  const { values, words, unfinished } = readArguments(spelled, grammar)
+  const [lacking] = unfinished
+  if (lacking !== undefined) throw usage(`Not enough arguments following: ${lacking}`, name)
   const mistakes: string[] = []
-  const own = name === undefined ? [] : Object.keys(commands[name].options)
-  const names = new Set([...known, ...own])
-  if (names.has('output')) names.add('o')
-  for (const flag of Object.keys(values)) {
-    if (names.has(flag) || shortNames.has(flag)) continue
-    const near = nearest(flag, names)
+  for (const flag of values.keys()) {
+    if (grammar.flags.has(flag)) continue
+    const near = nearest(flag, grammar.flags.keys())
     mistakes.push(`unknown flag --${flag}${near === undefined ? '' : `; did you mean --${near}?`}`)
   }
-  const words = (values._ as unknown[]).map(String)
   const operation = name === undefined ? readOperation(values, mistakes) : readHelp(values, mistakes)
   const command = operation === 'command' ? readCommand(name!, words, values, mistakes) : undefined
   if (name === undefined) for (const word of words) mistakes.push(strayWord(word))
@@ -96,7 +83,7 @@ export async function parseFlags(args: readonly string[]): Promise<CommandLine> 
   return {
     operation,
     command,
-    help: operation === 'help' ? await parser.getHelp() : '',
+    help: operation === 'help' ? await helpText(name) : '',
     config: last(values, 'config') || undefined,
     manifests: last(values, 'manifests') || undefined,
     master: last(values, 'master') || undefined,
@@ -105,45 +92,47 @@ export async function parseFlags(args: readonly string[]): Promise<CommandLine> 
   }
 }
 
-const shortNames: ReadonlySet<string> = new Set(['_', '$0', 'h'])
-
-function newParser(args: readonly string[], name: CommandName | undefined): Argv {
-  return yargs([...args])
-    .scriptName('kube-ipvs-proxy')
-    .parserConfiguration({
-      'camel-case-expansion': false,
-      'dot-notation': false,
-      'boolean-negation': false,
-      'parse-numbers': false,
-      'parse-positional-numbers': false,
-    })
-    .version(false)
-    .help(false)
-    .exitProcess(false)
-    .showHelpOnFail(false)
-    .fail((message, error) => {
-      throw usage(message ?? String(error), name)
-    })
+/** Flags of the daemon, or those that a command takes: its own and the daemon's. */
+function grammarOf(name: CommandName | undefined): Grammar {
+  const own: [string, OptionSpec][] = name === undefined ? [] : Object.entries(commands[name].options)
+  const flags = new Map<string, 'value' | 'switch'>()
+  for (const flag of [...Object.keys(operational), ...Object.keys(ports)]) flags.set(flag, 'value')
+  for (const flag of [...Object.keys(switches), ...withoutMeaning]) flags.set(flag, 'switch')
+  for (const { flag, preset } of configFlags) flags.set(flag, typeof preset === 'boolean' ? 'switch' : 'value')
+  for (const [flag, { isSwitch }] of own) flags.set(flag, isSwitch ? 'switch' : 'value')
+  return { flags, short: { h: 'help', ...(flags.has('output') ? { o: 'output' } : {}) } }
 }
 
-function daemonParser(args: readonly string[]): Argv {
+/** The library that lays it out is loaded only for this. */
+async function helpText(name: CommandName | undefined): Promise<string> {
+  const { default: yargs } = await import('yargs')
+  const parser = name === undefined ? daemonHelp(yargs([])) : commandHelp(yargs([]), name)
+  return parser.getHelp()
+}
+
+function named(parser: Argv): Argv {
+  return parser.scriptName('kube-ipvs-proxy').version(false).help(false).exitProcess(false)
+}
+
+function daemonHelp(empty: Argv): Argv {
   const list = commandNames.map((name) => `  ${name.padEnd(15)} ${commands[name].short}`).join('\n')
-  const parser = newParser(args, undefined).usage(
+  const parser = named(empty).usage(
     `$0 [flags]\n\nKeeps this node in step with Kubernetes Services by IPVS.\n\nCommands beside the daemon, each with a --help of its own:\n${list}`,
   )
   return withDaemonFlags(parser, false)
 }
 
 /** A command takes all flags of the daemon, so that it can be given the same; its help shows its own and the sources. */
-function commandParser(args: readonly string[], name: CommandName): Argv {
+function commandHelp(empty: Argv, name: CommandName): Argv {
   const { about, argument, options } = commands[name]
   const word = argument === undefined ? '' : ` ${argument.name}`
   const explained = argument === undefined ? '' : `\n\n${argument.name}: ${argument.about}`
-  let parser = newParser(args, name).usage(`$0 ${name}${word} [flags]\n\n${about}${explained}`)
-  for (const [option, { about: describe, form }] of Object.entries(options)) {
+  let parser = named(empty).usage(`$0 ${name}${word} [flags]\n\n${about}${explained}`)
+  for (const [option, { about: describe, form, isSwitch }] of Object.entries(options)) {
     const detail =
       form === undefined ? describe : describe.includes(form.allowed) ? describe : `${describe} (${form.allowed})`
-    parser = parser.option(option, { type: 'string', requiresArg: true, describe: detail })
+    const type = isSwitch ? 'boolean' : 'string'
+    parser = parser.option(option, { type, requiresArg: !isSwitch, describe: detail })
   }
   if ('output' in options) parser = parser.alias('output', 'o')
   return withDaemonFlags(parser, true).epilogue(
@@ -182,8 +171,8 @@ function withDaemonFlags(start: Argv, ofCommand: boolean): Argv {
   return parser
 }
 
-function given(values: Values, name: string): string[] {
-  return [values[name] ?? []].flat() as string[]
+function given(values: Values, name: string): readonly string[] {
+  return values.get(name) ?? []
 }
 
 function last(values: Values, name: string): string | undefined {
@@ -223,10 +212,11 @@ function readCommand(name: CommandName, words: readonly string[], values: Values
   const stray = argument === undefined ? words : more
   for (const one of stray) mistakes.push(`unexpected argument "${one}"`)
   const found = new Map<string, string>()
-  for (const [option, { form, many }] of Object.entries(options)) {
+  for (const [option, { form, many, isSwitch }] of Object.entries(options)) {
     const texts = given(values, option)
     if (texts.length === 0) continue
     const text = many ? texts.join(',') : texts.at(-1)!
+    if (isSwitch && text !== '') mistakes.push(`--${option} takes no value`)
     if (form !== undefined && !form.pattern.test(text)) {
       mistakes.push(`--${option}: ${JSON.stringify(text)} must be ${form.allowed}`)
     }

@@ -173,6 +173,9 @@ function field<T>(kind: Kind<T>, preset: T, flag: string | undefined, use: Use =
   return { kind, preset, flag, use }
 }
 
+/** Where the daemon answers the commands on its node. */
+export const defaultSocket = '/run/kube-ipvs-proxy/status.sock'
+
 /** KubeProxyConfiguration v1alpha1 and our own section: path, kind, default, flag, use. Empty in a file: the default. */
 export const fields = {
   featureGates: field(gates, {}, 'feature-gates'),
@@ -237,6 +240,7 @@ export const fields = {
   'kubeIpvsProxy.drainTimeout': field(notNegative, 0, 'drain-timeout'),
   'kubeIpvsProxy.connReuseMode': field(oneOf('', '0', '1', '2'), '', 'conn-reuse-mode'),
   'kubeIpvsProxy.serviceMetricsLimit': field(integer(0, 1_000_000), 500, 'service-metrics-limit'),
+  'kubeIpvsProxy.statusSocket': field(text, defaultSocket, 'status-socket'),
 } as const
 
 export type FieldPath = keyof typeof fields

@@ -20,13 +20,19 @@ export interface AddressFilter {
   readonly isOn: (linkIndex: number) => boolean
 }
 
+/** Addresses at a glance. */
+export interface AddressDigest {
+  readonly count: number
+  /** Sum of their hashes: see `addressHash`. */
+  readonly sum: number
+}
+
 /** What we need of rtnetlink: the dummy device, its addresses, and the node's own ones. */
 export interface Dummy {
   links(): Promise<readonly Link[]>
   /** All addresses of all links, or of some. */
   addresses(filter?: AddressFilter): Promise<readonly InterfaceAddress[]>
-  /** Sum of these addresses' hashes: see `addressHash`. */
-  digest(filter: AddressFilter): Promise<number>
+  digest(filter: AddressFilter): Promise<AddressDigest>
   /** Makes a dummy link, left down; EEXIST is an error here. */
   createDevice(name: string): Promise<void>
   deleteDevice(name: string): Promise<void>

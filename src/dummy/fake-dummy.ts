@@ -2,7 +2,7 @@ import { withHash } from '../lib/digest.ts'
 import { KernelError } from '../lib/errors.ts'
 import { familyOf } from '../model/address.ts'
 import { errno } from '../netlink/errno.ts'
-import type { AddressFilter, Dummy, InterfaceAddress, Link } from './dummy.ts'
+import type { AddressDigest, AddressFilter, Dummy, InterfaceAddress, Link } from './dummy.ts'
 import { addressHash, bindError, createDeviceError } from './messages.ts'
 
 /**
@@ -33,12 +33,13 @@ export class FakeDummy implements Dummy {
     return this.#select(filter)
   }
 
-  async digest(filter: AddressFilter): Promise<number> {
+  async digest(filter: AddressFilter): Promise<AddressDigest> {
     this.#calledOrThrow('digest', '')
-    return this.#select(filter).reduce(
-      (sum, { address, prefix }) => withHash(sum, addressHash(`${address}/${prefix}`)),
-      0,
-    )
+    const found = this.#select(filter)
+    return {
+      count: found.length,
+      sum: found.reduce((sum, { address, prefix }) => withHash(sum, addressHash(`${address}/${prefix}`)), 0),
+    }
   }
 
   #select(filter?: AddressFilter): readonly InterfaceAddress[] {

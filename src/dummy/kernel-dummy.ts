@@ -4,7 +4,7 @@ import { mapInTurns, PatientTurn } from '../lib/turn.ts'
 import { Connection, type IsPart, type Message } from '../netlink/connection.ts'
 import { errno, kernelError } from '../netlink/errno.ts'
 import { protocols } from '../netlink/header.ts'
-import type { AddressFilter, Dummy, InterfaceAddress, Link } from './dummy.ts'
+import type { AddressDigest, AddressFilter, Dummy, InterfaceAddress, Link } from './dummy.ts'
 import {
   bindError,
   bindMessage,
@@ -45,17 +45,21 @@ export class KernelDummy implements Dummy {
     return mapInTurns(payloads, decodeInterfaceAddress, new PatientTurn())
   }
 
-  async digest(filter: AddressFilter): Promise<number> {
+  async digest(filter: AddressFilter): Promise<AddressDigest> {
     let sum = 0
+    let count = 0
     const isPart = partOf(filter)
     const result = await this.#connection.scan(listAddressesMessage(filter.family), () => {
       sum = 0
+      count = 0
       return (answer) => {
-        if (isPart(answer)) sum = withHash(sum, hashOfMessage(answer))
+        if (!isPart(answer)) return
+        sum = withHash(sum, hashOfMessage(answer))
+        count++
       }
     })
     if (result !== 0) throw kernelError(result, 'list', 'addresses')
-    return sum
+    return { count, sum }
   }
 
   async createDevice(name: string): Promise<void> {

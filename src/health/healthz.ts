@@ -56,6 +56,11 @@ export class ProxierHealth {
     this.#families.set(family, { queuedAt: undefined, updatedAt: this.#clock.now() })
   }
 
+  /** When the family was last in sync, in milliseconds since the epoch; 0 before the first time. */
+  lastUpdate(family: Family): number {
+    return this.#families.get(family)?.updatedAt ?? 0
+  }
+
   setEligible(eligible: boolean): void {
     this.#eligible = eligible
   }

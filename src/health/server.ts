@@ -1,4 +1,7 @@
+import { chmodSync, mkdirSync, rmSync } from 'node:fs'
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http'
+import { connect } from 'node:net'
+import { dirname } from 'node:path'
 import { describeError, ProxyError } from '../lib/errors.ts'
 import type { Log } from '../lib/log.ts'
 
@@ -27,11 +30,13 @@ export type Method = 'GET' | 'PUT' | 'DELETE'
 /** By path: what answers GET and HEAD, or a handler for each method; `any` answers whatever method alike. */
 export type Routes = Readonly<Record<string, Handler | Partial<Readonly<Record<Method | 'any', Handler>>>>>
 
+/** Where a server listens: on a port, or on a socket of the file system that root alone may open. */
+export type ListenAddress = { readonly host: string; readonly port: number } | { readonly path: string }
+
 export interface HttpOptions {
   /** For messages: "health", "metrics". */
   readonly name: string
-  readonly host: string
-  readonly port: number
+  readonly at: ListenAddress
   /** A failed listen rejects instead of being tried again every `retryMs`. */
   readonly hardFail: boolean
   readonly retryMs?: number
@@ -56,23 +61,31 @@ export class HttpServer {
 
   /** Resolves when it listens, or, without hardFail, after the first try. */
   async start(): Promise<void> {
-    const { host, port, hardFail, log, name, retryMs = 5000 } = this.#options
+    const { at, hardFail, log, name, retryMs = 5000 } = this.#options
+    const place = 'path' in at ? { path: at.path } : { host: at.host, port: at.port }
     const server = createServer(
       { maxHeaderSize: 8192, requestTimeout: 10_000, headersTimeout: 10_000 },
       (request, response) => void this.#respond(request, response),
     )
     server.maxConnections = 100
     try {
+      if ('path' in at) await makeRoom(at.path)
       await new Promise<void>((resolve, reject) => {
         server.once('error', reject)
-        server.listen({ host, port }, resolve)
+        server.listen(place, resolve)
       })
+      // Whatever the umask; until now nobody else could write to it, as opening it needs.
+      if ('path' in at) chmodSync(at.path, 0o600)
     } catch (error) {
       if (hardFail) {
         const facts = { advice: 'free the address, or unset bindAddressHardFail to have it tried again' }
-        throw new ProxyError('CONFIG', `the ${name} server cannot listen on ${host} port ${port}`, facts, error)
+        const where = 'path' in at ? at.path : `${at.host} port ${at.port}`
+        throw new ProxyError('CONFIG', `the ${name} server cannot listen on ${where}`, facts, error)
       }
-      log.error('HTTP server cannot listen, trying again', { server: name, host, port, error: describeError(error) })
+      const fields = { server: name, ...place, error: describeError(error) }
+      if (!('path' in at)) log.error('HTTP server cannot listen, trying again', fields)
+      // Nobody is the worse for it but the commands, which find out by themselves what they would be told.
+      else if (this.#retry === undefined) log.info('The socket for commands is not there, trying again', fields)
       if (!this.#closed) this.#retry = setTimeout(() => void this.start(), retryMs)
       return
     }
@@ -82,7 +95,7 @@ export class HttpServer {
     }
     server.on('error', (error) => log.error('HTTP server failed', { server: name, error: describeError(error) }))
     this.#server = server
-    log.v(1, 'HTTP server listens', { server: name, host, port: this.port })
+    log.v(1, 'HTTP server listens', { server: name, ...place, ...('path' in at ? {} : { port: this.port }) })
   }
 
   /** The port it listens on; 0 while it does not. */
@@ -145,6 +158,20 @@ export class HttpServer {
     const allowed = Object.keys(handlers).flatMap((one) => (one === 'GET' ? ['GET', 'HEAD'] : [one]))
     return { code: 405, type: plainText, body: 'method not allowed', headers: { Allow: allowed.join(', ') } }
   }
+}
+
+/** Makes the folder, and removes what a process left that was killed. Throws where another one listens there. */
+async function makeRoom(path: string): Promise<void> {
+  mkdirSync(dirname(path), { recursive: true, mode: 0o700 })
+  const isAlive = await new Promise<boolean>((resolve) => {
+    const socket = connect(path, () => {
+      socket.destroy()
+      resolve(true)
+    })
+    socket.on('error', () => resolve(false))
+  })
+  if (isAlive) throw new ProxyError('CONFIG', `another process listens on ${path}`, { object: path })
+  rmSync(path, { force: true })
 }
 
 async function send(

@@ -1,7 +1,7 @@
 import { existsSync, readdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { cpus, release, totalmem } from 'node:os'
 import { promisify } from 'node:util'
-import type { Kernel } from '../compose.ts'
+import type { Kernel } from '../open.ts'
 import { externalForm } from '../config/external.ts'
 import { allRoles, setSpec } from '../ipset/catalogue.ts'
 import { destinationKey, serverFlags, type ObservedServer } from '../ipvs/ipvs.ts'
@@ -10,12 +10,13 @@ import { runCommand, type RunCommand } from '../lib/process.ts'
 import { readSysctl } from '../lib/sysctl.ts'
 import { version } from '../lib/version.ts'
 import { checks, examine } from './checks.ts'
-import { askDaemon, readDaemon, type Answer } from './daemon.ts'
+import { askDaemon, type Answer } from './daemon.ts'
 import { diffResult } from './diff.ts'
 import { readFacts } from './facts.ts'
 import { lookAtKernel, withKernel } from './look.ts'
 import { json } from './output.ts'
 import { kubeconfigSecrets, redact } from './redact.ts'
+import { proxyOf, reportOf } from './report.ts'
 import type { Inspection } from './setup.ts'
 import { statusFacts, statusOf } from './status.ts'
 import { tarArchive, type TarFile } from './tar.ts'
@@ -110,13 +111,13 @@ function resultParts(inspection: Inspection, kernel: Kernel): readonly Part[] {
     { name: 'configuration.json', make: async () => json(externalForm(config)) },
     {
       name: 'status.json',
-      make: async () => json(statusOf(await look, statusFacts(inspection, readDaemon(await answers, Date.now())))),
+      make: async () => json(statusOf(await look, statusFacts(inspection, await reportOf(inspection)))),
     },
     { name: 'diff.json', make: async () => json(diffResult(nodeName, await look, notes.lines)) },
     {
       name: 'doctor.json',
       make: async () => {
-        const findings = examine(await readFacts(inspection, kernel, await look, await answers))
+        const findings = examine(await readFacts(inspection, kernel, await look, await proxyOf(inspection)))
         return json({ node: nodeName, checks: checks.length, findings })
       },
     },

@@ -48,6 +48,8 @@ export interface Facts {
   readonly serviceAddresses: ReadonlySet<string>
   readonly clashes: readonly { readonly owner: string; readonly address: string }[]
   readonly driftCount: number
+  /** Why it is not known what is wanted; "" where it is. */
+  readonly unknownWanted: string
   /** What answers at the daemon's metrics address. */
   readonly proxy: 'ours' | 'none' | { readonly mode: string }
 }
@@ -89,6 +91,15 @@ const manyToEstimate = 2000
 const mostMembers = 2 ** 24
 
 export const checks: readonly Check[] = [
+  {
+    id: 'wanted-unknown',
+    title: 'It is known what is wanted',
+    why: 'without it nobody can tell drift, clashes of addresses, excludeCIDRs over Services and addresses from outside',
+    run: ({ unknownWanted }) =>
+      unknownWanted === ''
+        ? none
+        : one('error', `what is wanted is ${unknownWanted}`, 'start the daemon, or give access to the API server'),
+  },
   {
     id: 'layer-unread',
     title: 'The kernel can do what is needed',

@@ -1,4 +1,4 @@
-import { readNodeAddresses } from '../compose.ts'
+import { readNodeAddresses } from '../open.ts'
 import { ProxyError } from '../lib/errors.ts'
 import { addressBytes } from '../model/address.ts'
 import { destinationKey, serverKey, type ServerId } from '../model/virtual-server.ts'
@@ -141,9 +141,10 @@ async function serversOf(
   )
   const servers: ServerId[] = []
   for (const one of families) {
-    const wanted = await one.wanted(true)
-    for (const [key, { server }] of wanted.servers) {
-      const own = [...wanted.owners.serverOwners(key)].some((owner) => /^[^/]+\/[^/:]+/.exec(owner)?.[0] === service)
+    await one.wanted(true)
+    for (const { server } of one.ledger.servers()) {
+      const owners = one.ledger.serverOwners(serverKey(server))
+      const own = [...owners].some((owner) => /^[^/]+\/[^/:]+/.exec(owner)?.[0] === service)
       if (own) servers.push(server)
     }
   }

@@ -1,6 +1,7 @@
 import http from 'node:http'
 import { parseListen, type ProxyConfig } from '../config/schema.ts'
 import { describeError } from '../lib/errors.ts'
+import type { Facts } from './checks.ts'
 
 export interface Answer {
   readonly status: number
@@ -76,6 +77,13 @@ export function metricValues(text: string, name: string): ReadonlyMap<string, nu
     if (value !== '' && (end === '{' || end === ' ')) values.set(labels, Number(value))
   }
   return values
+}
+
+/** Ours has metrics that nobody else has. */
+export function proxyOfAnswers({ metrics, proxyMode }: DaemonAnswers): Facts['proxy'] {
+  if (metrics instanceof Error) return 'none'
+  if (metricValues(metrics.body, 'kube_ipvs_config_in_force').size > 0) return 'ours'
+  return { mode: proxyMode instanceof Error ? '' : proxyMode.body.trim() }
 }
 
 export interface DaemonReport {

@@ -2,12 +2,12 @@ import { deviceName } from '../dummy/layer.ts'
 import { allRoles, isOnDemand, setSpec } from '../ipset/catalogue.ts'
 import type { Chain } from '../iptables/rules.ts'
 import { canonicalRule } from '../iptables/text.ts'
-import { destinationKey, sameServer, serverKey, type KnownServer, type ObservedServer } from '../ipvs/ipvs.ts'
+import { destinationKey, sameServer, serverKey, type ObservedServer } from '../ipvs/ipvs.ts'
 import { describeError } from '../lib/errors.ts'
 import { cidrContains, isIPv6LinkLocal, type Cidr, type Family } from '../model/address.ts'
 import type { VirtualServer } from '../model/virtual-server.ts'
 import { isSameType, type Present, type PresentAddresses, type PresentServers, type PresentSets } from './present.ts'
-import type { Wanted } from './wanted.ts'
+import type { WantedServer, WantedSummary } from '../wanted/wanted.ts'
 
 export type LayerName = 'ipset' | 'iptables' | 'ipvs' | 'dummy'
 
@@ -41,34 +41,42 @@ type Found = Omit<Difference, 'family' | 'layer' | 'owners' | 'detail'> & Partia
  * Where the kernel differs from what is wanted: pure. Counters are nothing, destinations at weight 0 that wait for their
  * last connections neither, nor rules of others in built-in chains, nor what `excludeCIDRs` leave to others.
  */
-export function differencesOf(wanted: Wanted, present: Present, excludeCIDRs: readonly Cidr[]): FamilyDifference {
-  const { family } = wanted
+export function differencesOf(
+  wanted: WantedSummary | undefined,
+  present: Present,
+  excludeCIDRs: readonly Cidr[],
+): FamilyDifference {
+  const { family } = present
   const differences: Difference[] = []
   const unread = new Map<LayerName, string>()
-  const look = <T>(layer: LayerName, state: T | Error, compare: (state: T) => Iterable<Found>): void => {
+  const look = <T>(
+    layer: LayerName,
+    state: T | Error,
+    compare: (state: T, want: WantedSummary) => Iterable<Found>,
+  ): void => {
     if (state instanceof Error) {
       unread.set(layer, describeError(state))
       return
     }
-    for (const found of compare(state)) differences.push({ family, layer, detail: '', owners: [], ...found })
+    if (wanted === undefined) return
+    for (const found of compare(state, wanted)) differences.push({ family, layer, detail: '', owners: [], ...found })
   }
   const excluded = (address: string): boolean => excludeCIDRs.some((cidr) => cidrContains(cidr, address))
-  look('ipset', present.ipset, (state) => compareSets(wanted, state))
-  look('iptables', present.iptables, (state) => compareRules(wanted, state))
-  look('ipvs', present.ipvs, (state) => compareServers(wanted, state, excluded))
-  look('dummy', present.dummy, (state) => compareAddresses(wanted, state, excluded))
+  look('ipset', present.ipset, (state, want) => compareSets(want, state))
+  look('iptables', present.iptables, (state, want) => compareRules(want, state))
+  look('ipvs', present.ipvs, (state) => compareServers(state, excluded))
+  look('dummy', present.dummy, (state, want) => compareAddresses(want, state, excluded))
   return { family, differences, unread }
 }
 
-function* compareSets(wanted: Wanted, { sets, temporary }: PresentSets): Generator<Found> {
+function* compareSets(wanted: WantedSummary, { sets, temporary }: PresentSets): Generator<Found> {
   for (const role of allRoles) {
     const spec = setSpec(role, wanted.family)
-    const entries = wanted.sets.get(role) ?? new Set<string>()
+    const count = wanted.sets.get(role)?.count ?? 0
     const present = sets.get(spec.name)
-    const unneeded = isOnDemand(role) && entries.size === 0
+    const unneeded = isOnDemand(role) && count === 0
     if (present === undefined) {
-      if (!unneeded)
-        yield { kind: 'set', object: spec.name, state: 'missing', detail: `${entries.size} entries wanted` }
+      if (!unneeded) yield { kind: 'set', object: spec.name, state: 'missing', detail: `${count} entries wanted` }
       continue
     }
     if (unneeded) {
@@ -80,15 +88,15 @@ function* compareSets(wanted: Wanted, { sets, temporary }: PresentSets): Generat
       yield { kind: 'set', object: spec.name, state: 'changed', detail }
       continue
     }
-    if (present.entries === undefined) continue
-    const found = new Set(present.entries)
-    for (const entry of entries) {
+    if (present.closely === undefined) continue
+    const { entries, wanted: owned } = present.closely
+    const found = new Set(entries)
+    for (const [entry, owners] of owned) {
       if (found.has(entry)) continue
-      const owners = [...wanted.owners.memberOwners(role, entry)]
       yield { kind: 'set entry', object: `${entry} of set ${spec.name}`, state: 'missing', owners }
     }
     for (const entry of found) {
-      if (!entries.has(entry)) yield { kind: 'set entry', object: `${entry} of set ${spec.name}`, state: 'foreign' }
+      if (!owned.has(entry)) yield { kind: 'set entry', object: `${entry} of set ${spec.name}`, state: 'foreign' }
     }
   }
   for (const name of temporary) {
@@ -96,7 +104,7 @@ function* compareSets(wanted: Wanted, { sets, temporary }: PresentSets): Generat
   }
 }
 
-function* compareRules(wanted: Wanted, kernel: Exclude<Present['iptables'], Error>): Generator<Found> {
+function* compareRules(wanted: WantedSummary, kernel: Exclude<Present['iptables'], Error>): Generator<Found> {
   for (const chain of wanted.rules.chains) {
     const object = `chain ${chain.name} of table ${chain.table}`
     const saved = kernel.get(chain.table)?.get(chain.name)
@@ -134,17 +142,17 @@ function ruleDifference(chain: Chain, found: readonly string[]): string | undefi
 }
 
 function* compareServers(
-  wanted: Wanted,
-  { observed, missing }: PresentServers,
+  { observed, wanted }: PresentServers,
   excluded: (address: string) => boolean,
 ): Generator<Found> {
-  for (const key of missing) {
-    yield { kind: 'virtual server', object: key, state: 'missing', owners: [...wanted.owners.serverOwners(key)] }
+  const standing = new Set(observed.map(({ server }) => serverKey(server)))
+  for (const [key, { owners }] of wanted) {
+    if (!standing.has(key)) yield { kind: 'virtual server', object: key, state: 'missing', owners }
   }
   for (const one of observed) {
     const key = serverKey(one.server)
-    const want = wanted.servers.get(key)
-    if (want !== undefined) yield* compareServer(want, one, [...wanted.owners.serverOwners(key)])
+    const want = wanted.get(key)
+    if (want !== undefined) yield* compareServer(want, one)
     else if (!excluded(one.server.address)) {
       const detail = `${one.destinations.length} destinations`
       yield { kind: 'virtual server', object: key, state: 'foreign', detail }
@@ -152,7 +160,8 @@ function* compareServers(
   }
 }
 
-function* compareServer(want: KnownServer, found: ObservedServer, owners: readonly string[]): Generator<Found> {
+function* compareServer(want: WantedServer, found: ObservedServer): Generator<Found> {
+  const { owners } = want
   const key = serverKey(want.server)
   if (!sameServer(want.server, found.server)) {
     const detail = `wanted ${serverText(want.server)}, found ${serverText(found.server)}`
@@ -185,8 +194,8 @@ function serverText({ scheduler, timeout, flags }: VirtualServer): string {
 }
 
 function* compareAddresses(
-  wanted: Wanted,
-  { device, addresses }: PresentAddresses,
+  wanted: WantedSummary,
+  { device, closely }: PresentAddresses,
   excluded: (address: string) => boolean,
 ): Generator<Found> {
   if (device === undefined) {
@@ -196,11 +205,12 @@ function* compareAddresses(
     const detail = `wanted a dummy device, found ${device.kind || 'one of no kind'}`
     if (wanted.family === 'IPv4') yield { kind: 'device', object: deviceName, state: 'changed', detail }
   }
-  if (addresses === undefined) return
+  if (closely === undefined) return
+  const { addresses, wanted: owned } = closely
   const whole = wanted.family === 'IPv4' ? 32 : 128
   const found = new Set<string>()
   for (const { address, prefix } of addresses) {
-    const isWanted = wanted.addresses.has(address)
+    const isWanted = owned.has(address)
     if (isWanted && prefix === whole) {
       found.add(address)
       continue
@@ -209,9 +219,8 @@ function* compareAddresses(
     const text = prefix === whole ? address : `${address}/${prefix}`
     yield { kind: 'address', object: `${text} on ${deviceName}`, state: 'foreign' }
   }
-  for (const address of wanted.addresses) {
+  for (const [address, owners] of owned) {
     if (found.has(address)) continue
-    const owners = [...wanted.owners.addressOwners(address)]
     yield { kind: 'address', object: `${address} on ${deviceName}`, state: 'missing', owners }
   }
 }

@@ -1,6 +1,6 @@
 import { checks, examine, type Finding } from './checks.ts'
-import { askDaemon } from './daemon.ts'
 import { readFacts } from './facts.ts'
+import { proxyOf } from './report.ts'
 import { lookAtKernel, withKernel } from './look.ts'
 import { columns, counted, notesText, print } from './output.ts'
 import type { Inspection } from './setup.ts'
@@ -17,9 +17,9 @@ export interface DoctorResult {
 export async function runDoctor(inspection: Inspection): Promise<number> {
   const { nodeName, notes, command } = inspection
   const findings = await withKernel(async (kernel) => {
-    const answers = await askDaemon(inspection.config)
+    const proxy = await proxyOf(inspection)
     const look = await lookAtKernel(inspection, kernel)
-    return examine(await readFacts(inspection, kernel, look, answers))
+    return examine(await readFacts(inspection, kernel, look, proxy))
   })
   print(command, { node: nodeName, checks: checks.length, findings, notes: notes.lines }, doctorText)
   return findings.some(({ severity }) => severity === 'error') ? 1 : 0

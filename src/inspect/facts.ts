@@ -1,6 +1,6 @@
 import { readFileSync } from 'node:fs'
 import { release } from 'node:os'
-import type { Kernel } from '../compose.ts'
+import type { Kernel } from '../open.ts'
 import { deviceName } from '../dummy/layer.ts'
 import { findLeftovers, findNftLeftovers } from '../iptables/leftovers.ts'
 import type { IptablesTool } from '../iptables/restore.ts'
@@ -9,7 +9,6 @@ import { runCommand, type RunCommand } from '../lib/process.ts'
 import { readSysctl } from '../lib/sysctl.ts'
 import type { Family } from '../model/address.ts'
 import type { Facts, LinkFacts } from './checks.ts'
-import { metricValues, type DaemonAnswers } from './daemon.ts'
 import type { FamilyLook, Look } from './look.ts'
 import type { Inspection } from './setup.ts'
 import { fillOf } from './status.ts'
@@ -27,7 +26,7 @@ export async function readFacts(
   { config, settings }: Inspection,
   kernel: Kernel,
   look: Look,
-  answers: DaemonAnswers,
+  proxy: Facts['proxy'],
 ): Promise<Facts> {
   const { families } = look
   const links = await readLinks(kernel)
@@ -55,7 +54,7 @@ export async function readFacts(
     modules: readModules(),
     servers: total(surveys.map(({ servers }) => servers)),
     destinations: total(surveys.map(({ destinations }) => destinations)),
-    servedFamilies: new Set(families.filter(({ wanted }) => wanted.servers.size > 0).map(({ family }) => family)),
+    servedFamilies: new Set(families.filter(isServed).map(({ family }) => family)),
     schedulersInUse: new Set(surveys.flatMap(({ schedulers }) => [...schedulers.keys()])),
     sets: families.flatMap(fillOf),
     filter: new Map(
@@ -68,12 +67,26 @@ export async function readFacts(
     chainsOfOtherVariant: tool === undefined ? [] : await chainsOfOtherVariant(tool.variant),
     leftovers: await readLeftovers(look.iptables),
     links,
-    externalAddresses: families.flatMap(externalAddresses),
-    serviceAddresses: new Set(families.flatMap(({ wanted }) => [...wanted.addresses])),
-    clashes: families.flatMap(({ wanted }) => wanted.clashes),
+    externalAddresses: (await Promise.all(families.map(externalAddresses))).flat(),
+    serviceAddresses: settings.excludeCIDRs.length === 0 ? new Set() : await serviceAddresses(families),
+    clashes: families.flatMap(({ wanted }) => wanted?.clashes ?? []),
     driftCount: total(families.map(({ difference }) => difference.differences.length)),
-    proxy: proxyOf(answers),
+    proxy,
+    unknownWanted: look.origin.from === 'nobody' ? look.origin.text : '',
   }
+}
+
+/** Where it is not known what is wanted, what stands decides. */
+function isServed({ wanted, present }: FamilyLook): boolean {
+  if (wanted !== undefined) return wanted.servers.servers > 0
+  return !(present.ipvs instanceof Error) && present.ipvs.survey.servers > 0
+}
+
+async function serviceAddresses(families: readonly FamilyLook[]): Promise<ReadonlySet<string>> {
+  const found = new Set<string>()
+  for (const { wanted } of families)
+    for (const address of (await wanted?.allAddresses())?.keys() ?? []) found.add(address)
+  return found
 }
 
 function total(numbers: readonly number[]): number {
@@ -100,15 +113,15 @@ function readModules(): ReadonlySet<string> {
 }
 
 /** Addresses of entries "10.0.0.1,tcp:80" in sets of addresses from outside. */
-function externalAddresses({ wanted }: FamilyLook): readonly string[] {
+async function externalAddresses({ wanted }: FamilyLook): Promise<readonly string[]> {
   const found = new Set<string>()
   for (const role of ['loadBalancer', 'externalIP', 'externalIPLocal'] as const) {
-    for (const entry of wanted.sets.get(role) ?? []) {
-      const address = entry.slice(0, entry.indexOf(','))
-      if (wanted.addresses.has(address)) found.add(address)
-    }
+    if (wanted?.sets.has(role) !== true) continue
+    for (const entry of (await wanted.entriesOf(role)).keys()) found.add(entry.slice(0, entry.indexOf(',')))
   }
-  return [...found]
+  if (wanted === undefined || found.size === 0) return []
+  const bound = await wanted.allAddresses()
+  return [...found].filter((address) => bound.has(address))
 }
 
 /** KUBE- chains that the tools of the other variant see; asking the legacy ones for a table would make it. */
@@ -163,11 +176,4 @@ async function readLeftovers(iptables: ReadonlyMap<Family, IptablesTool>): Promi
     }
   }
   return found
-}
-
-/** Ours has metrics that nobody else has. */
-export function proxyOf({ metrics, proxyMode }: DaemonAnswers): Facts['proxy'] {
-  if (metrics instanceof Error) return 'none'
-  if (metricValues(metrics.body, 'kube_ipvs_config_in_force').size > 0) return 'ours'
-  return { mode: proxyMode instanceof Error ? '' : proxyMode.body.trim() }
 }

@@ -1,33 +1,31 @@
-import type { Kernel } from '../compose.ts'
 import type { InterfaceAddress, Link } from '../dummy/dummy.ts'
 import { deviceName } from '../dummy/layer.ts'
-import { addressHash } from '../dummy/messages.ts'
 import { allRoles, setSpec, temporaryName } from '../ipset/catalogue.ts'
-import { entryHash } from '../ipset/entries.ts'
 import type { SetSpec } from '../ipset/ipset.ts'
 import type { Iptables } from '../iptables/iptables.ts'
 import { tables, type Table } from '../iptables/rules.ts'
 import { parseSave, type SavedTable } from '../iptables/text.ts'
-import { serverKey, type ObservedServer, type ServerId } from '../ipvs/ipvs.ts'
-import type { ProcFile } from '../ipvs/kernel-ipvs.ts'
-import { withHash } from '../lib/digest.ts'
+import { serverKey, type ObservedServer } from '../ipvs/ipvs.ts'
+import { bucketOfServer } from '../ipvs/server-digest.ts'
 import type { Family } from '../model/address.ts'
-import { surveyServers, type ServerSurvey } from './servers.ts'
-import type { Wanted } from './wanted.ts'
+import type { SetRole } from '../model/sets.ts'
+import type { Kernel } from '../open.ts'
+import type { OwnedEntries, Wanted, WantedServer } from '../wanted/wanted.ts'
+import type { ServerSurvey } from './servers.ts'
 
 export interface PresentServers {
   readonly survey: ServerSurvey
-  /** Those that may differ, that nobody wants, or that have a destination at weight 0, as they stand. */
+  /** Those that were looked at closely, as they stand: all of a bucket that differs or has a destination at weight 0. */
   readonly observed: readonly ObservedServer[]
-  /** Keys of wanted ones that do not stand. */
-  readonly missing: readonly string[]
+  /** Those that are wanted in the same buckets, by key. */
+  readonly wanted: ReadonlyMap<string, WantedServer>
 }
 
 export interface PresentSet {
   readonly spec: SetSpec
   readonly members: number
-  /** Undefined: those that are wanted, by their sum. */
-  readonly entries: readonly string[] | undefined
+  /** What is there and what is wanted; undefined: the same, by their sums, or it is not known what is wanted. */
+  readonly closely: { readonly entries: readonly string[]; readonly wanted: OwnedEntries } | undefined
 }
 
 export interface PresentSets {
@@ -40,8 +38,8 @@ export interface PresentSets {
 export interface PresentAddresses {
   readonly device: Link | undefined
   readonly count: number
-  /** Undefined: those that are wanted, by their sum. */
-  readonly addresses: readonly InterfaceAddress[] | undefined
+  /** As of a set. */
+  readonly closely: { readonly addresses: readonly InterfaceAddress[]; readonly wanted: OwnedEntries } | undefined
 }
 
 /** One family's kernel state, as far as it had to be looked at; an Error where a layer could not be read. */
@@ -53,50 +51,50 @@ export interface Present {
   readonly dummy: PresentAddresses | Error
 }
 
-export interface PresentOptions {
-  readonly kernel: Pick<Kernel, 'ipvs' | 'ipset' | 'dummy'>
-  /** By family; a family without one is not looked at. */
-  readonly iptables: ReadonlyMap<Family, Pick<Iptables, 'save'>>
-  /** Stands in for /proc/net/ip_vs. */
-  readonly openProc?: () => ProcFile
-}
-
-/** From so many suspects on the whole list is read instead of each. */
-const manySuspects = 256
+/** How rules are read. */
+export type RuleReader = Pick<Iptables, 'save'> & { readonly saveAll?: () => Promise<string> }
 
 /** Rules as text, by family and table; they can be read before it is known what is wanted. */
 export type SavedRules = ReadonlyMap<Family, ReadonlyMap<Table, SavedTable> | Error>
 
-export async function readRules(iptables: ReadonlyMap<Family, Pick<Iptables, 'save'>>): Promise<SavedRules> {
-  const read = async (tool: Pick<Iptables, 'save'>): Promise<ReadonlyMap<Table, SavedTable>> => {
-    const saved = await Promise.all(tables.map((table) => tool.save(table)))
+/** What of the kernel can be read before it is known what is wanted. */
+export interface Survey {
+  readonly rules: SavedRules
+  readonly servers: ReadonlyMap<Family, ServerSurvey> | Error
+}
+
+/** From so many virtual servers on the whole list is read instead of each. */
+const manyServers = 256
+
+export async function readRules(iptables: ReadonlyMap<Family, RuleReader>): Promise<SavedRules> {
+  const read = async (tool: RuleReader): Promise<ReadonlyMap<Table, SavedTable>> => {
     // The nft variant prints nothing of a table that does not exist.
-    return new Map(tables.map((table, i) => [table, parseSave(saved[i]!).get(table) ?? new Map()]))
+    const texts = tool.saveAll === undefined ? await Promise.all(tables.map((table) => tool.save(table))) : undefined
+    const saved = parseSave(texts === undefined ? await tool.saveAll!() : texts.join(''))
+    return new Map(tables.map((table) => [table, saved.get(table) ?? new Map()]))
   }
   const all = [...iptables].map(async ([family, tool]) => [family, await orError(() => read(tool))] as const)
   return new Map(await Promise.all(all))
 }
 
-/** The kernel's state beside what is wanted: whole reads that are cheap, and a closer look only where sums differ. */
+/**
+ * One family's kernel state beside what is wanted: sums, and a closer look only where they differ. Where it is not known
+ * what is wanted, what stands is counted.
+ */
 export async function readPresent(
-  wanted: ReadonlyMap<Family, Wanted>,
-  rules: SavedRules,
-  options: PresentOptions,
-): Promise<ReadonlyMap<Family, Present>> {
-  const { kernel, openProc } = options
-  const servers = new Map([...wanted].map(([family, want]) => [family, want.servers]))
-  const surveys = await orError(() => surveyServers(servers, openProc))
-  const families = [...wanted].map(async ([family, want]): Promise<[Family, Present]> => {
-    const ipvs =
-      surveys instanceof Error ? surveys : await orError(() => readServers(kernel.ipvs, surveys.get(family)!))
-    const ipset = await orError(() => readSets(kernel.ipset, want))
-    const dummy = await orError(() => readAddresses(kernel.dummy, want))
-    return [family, { family, ipvs, ipset, dummy, iptables: rules.get(family) ?? new Map() }]
-  })
-  return new Map(await Promise.all(families))
+  family: Family,
+  wanted: Wanted | undefined,
+  { rules, servers }: Survey,
+  kernel: Pick<Kernel, 'ipvs' | 'ipset' | 'dummy'>,
+): Promise<Present> {
+  const ipvs =
+    servers instanceof Error ? servers : await orError(() => readServers(kernel.ipvs, family, servers, wanted))
+  const ipset = await orError(() => readSets(kernel.ipset, family, wanted))
+  const dummy = await orError(() => readAddresses(kernel.dummy, family, wanted))
+  return { family, ipvs, ipset, dummy, iptables: rules.get(family) ?? new Map() }
 }
 
-async function orError<T>(read: () => Promise<T>): Promise<T | Error> {
+export async function orError<T>(read: () => Promise<T>): Promise<T | Error> {
   try {
     return await read()
   } catch (error) {
@@ -108,30 +106,37 @@ async function orError<T>(read: () => Promise<T>): Promise<T | Error> {
  * What the file says is only a suspicion: it leaves servers out while others come and go, or where other network
  * namespaces have some. Those are asked for by netlink, which is exact.
  */
-async function readServers(ipvs: Kernel['ipvs'], survey: ServerSurvey): Promise<PresentServers> {
-  const { suspects, missing, withWeightZero } = survey
-  if (suspects.length + missing.length + withWeightZero.length === 0) return { survey, observed: [], missing: [] }
-  const keys = new Set([...suspects, ...missing, ...withWeightZero].map(serverKey))
+async function readServers(
+  ipvs: Kernel['ipvs'],
+  family: Family,
+  surveys: ReadonlyMap<Family, ServerSurvey>,
+  wanted: Wanted | undefined,
+): Promise<PresentServers> {
+  const survey = surveys.get(family)!
+  const none = { survey, observed: [], wanted: new Map<string, WantedServer>() }
+  if (wanted === undefined) return none
+  const buckets = survey.differing(wanted.servers.sums).union(survey.withWeightZero)
+  if (buckets.size === 0) return none
+  const wantedThere = await wanted.serversIn(buckets)
+  const standing = await ipvs.listServers()
+  const suspects = standing.filter((one) => one.family === family && buckets.has(bucketOfServer(one)))
   const observed: ObservedServer[] = []
-  if (keys.size > manySuspects) {
+  if (suspects.length > manyServers) {
+    const keys = new Set(suspects.map(serverKey))
     for (const one of await ipvs.listAll()) if (keys.has(serverKey(one.server))) observed.push(one)
   } else {
-    for (const server of await ipvs.listServers()) {
-      if (keys.has(serverKey(server))) observed.push({ server, destinations: await ipvs.listDestinations(server) })
-    }
+    for (const server of suspects) observed.push({ server, destinations: await ipvs.listDestinations(server) })
   }
-  const standing = new Set(observed.map(({ server }) => serverKey(server)))
-  const isGone = (id: ServerId): boolean => !standing.has(serverKey(id))
-  return { survey, observed, missing: missing.filter(isGone).map(serverKey) }
+  return { survey, observed, wanted: wantedThere }
 }
 
-async function readSets(ipset: Kernel['ipset'], { family, sets }: Wanted): Promise<PresentSets> {
+async function readSets(ipset: Kernel['ipset'], family: Family, wanted: Wanted | undefined): Promise<PresentSets> {
   const names = new Set(await ipset.names())
   const found = new Map<string, PresentSet>()
   for (const role of allRoles) {
     const spec = setSpec(role, family)
     if (!names.has(spec.name)) continue
-    const present = await readSet(ipset, spec, sets.get(role))
+    const present = await readSet(ipset, role, spec, wanted)
     if (present !== undefined) found.set(spec.name, present)
   }
   const temporary = allRoles.map((role) => temporaryName(setSpec(role, family).name))
@@ -140,18 +145,19 @@ async function readSets(ipset: Kernel['ipset'], { family, sets }: Wanted): Promi
 
 async function readSet(
   ipset: Kernel['ipset'],
+  role: SetRole,
   spec: SetSpec,
-  wanted: ReadonlySet<string> = new Set(),
+  wanted: Wanted | undefined,
 ): Promise<PresentSet | undefined> {
   const digest = await ipset.digest(spec.name)
   if (digest === undefined) return undefined
-  let sum = 0
-  for (const entry of wanted) sum = withHash(sum, entryHash(spec, entry))
-  if (isSameType(digest.spec, spec) && digest.sum === sum) {
-    return { spec: digest.spec, members: wanted.size, entries: undefined }
+  const same = digest.sum === (wanted?.sets.get(role)?.sum ?? 0)
+  if (wanted === undefined || (isSameType(digest.spec, spec) && same)) {
+    return { spec: digest.spec, members: digest.count, closely: undefined }
   }
+  const entries = await wanted.entriesOf(role)
   const list = await ipset.list(spec.name)
-  return list && { spec: list.spec, members: list.entries.length, entries: list.entries }
+  return list && { spec: list.spec, members: list.entries.length, closely: { entries: list.entries, wanted: entries } }
 }
 
 /** Whether a set is of the type that we need; a bitmap has no family in the kernel. */
@@ -159,13 +165,16 @@ export function isSameType(a: SetSpec, b: SetSpec): boolean {
   return a.type === b.type && (a.type === 'bitmap:port' || a.family === b.family)
 }
 
-async function readAddresses(dummy: Kernel['dummy'], { family, addresses }: Wanted): Promise<PresentAddresses> {
+async function readAddresses(
+  dummy: Kernel['dummy'],
+  family: Family,
+  wanted: Wanted | undefined,
+): Promise<PresentAddresses> {
   const device = (await dummy.links()).find(({ name }) => name === deviceName)
-  if (device === undefined) return { device, count: 0, addresses: [] }
-  const filter = { family, isOn: (index: number) => index === device.index }
-  let sum = 0
-  for (const address of addresses) sum = withHash(sum, addressHash(address))
-  if ((await dummy.digest(filter)) === sum) return { device, count: addresses.size, addresses: undefined }
-  const found = await dummy.addresses(filter)
-  return { device, count: found.length, addresses: found }
+  const filter = { family, isOn: (index: number) => index === device?.index }
+  const { count, sum } = device === undefined ? { count: 0, sum: 0 } : await dummy.digest(filter)
+  if (wanted === undefined || sum === wanted.addresses.sum) return { device, count, closely: undefined }
+  const addresses = await wanted.allAddresses()
+  const found = device === undefined ? [] : await dummy.addresses(filter)
+  return { device, count: found.length, closely: { addresses: found, wanted: addresses } }
 }

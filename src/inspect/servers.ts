@@ -1,9 +1,17 @@
-import { DestinationDigest, DestinationList } from '../model/destination-list.ts'
-import type { Family } from '../model/address.ts'
-import { serverFlags, serverKey, type KnownServer, type ObservedServer, type ServerId } from '../ipvs/ipvs.ts'
-import { ProxyError } from '../lib/errors.ts'
+import { spawn } from 'node:child_process'
+import { closeSync, openSync, readSync, rmSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import type { ObservedServer, ServerId } from '../ipvs/ipvs.ts'
 import { readProcFile, type ProcFile } from '../ipvs/kernel-ipvs.ts'
-import type { ProcDestination, ProcVisitor } from '../ipvs/proc.ts'
+import type { ProcDestination, ProcServer, ProcVisitor } from '../ipvs/proc.ts'
+import { bucketCount, bucketOf, identityHash, serverHash } from '../ipvs/server-digest.ts'
+import { withHash } from '../lib/digest.ts'
+import { ProxyError } from '../lib/errors.ts'
+import type { Family } from '../model/address.ts'
+import { DestinationDigest } from '../model/destination-list.ts'
+import { serverKey } from '../model/virtual-server.ts'
+import type { WantedServer } from '../wanted/wanted.ts'
 
 /** A destination at weight 0 that nobody wants any more and that has connections left. */
 export interface DrainingDestination {
@@ -20,97 +28,106 @@ export interface ServerSurvey {
   readonly destinations: number
   /** How many virtual servers have which scheduler. */
   readonly schedulers: ReadonlyMap<string, number>
-  /** Those with a destination at weight 0. */
-  readonly withWeightZero: readonly ServerId[]
-  /** Those that may differ from what is wanted, or that nobody wants. */
-  readonly suspects: readonly ServerId[]
-  /** Wanted ones that the file does not have. */
-  readonly missing: readonly ServerId[]
+  /** Buckets of those with a destination at weight 0. */
+  readonly withWeightZero: ReadonlySet<number>
+  /** Buckets in which the sums differ. */
+  differing(sums: readonly number[]): ReadonlySet<number>
 }
 
 /** Frequencies that kernels are built with (CONFIG_HZ): the file shows persistence in ticks. */
 const frequencies = [100, 250, 300, 1000]
 
-/** Goes through /proc/net/ip_vs once, for one family: counts, and sums up each server against what is wanted. */
-class Survey implements ProcVisitor {
-  readonly #family: Family
-  readonly #wanted: ReadonlyMap<string, KnownServer>
-  readonly #digest = new DestinationDigest()
-  readonly #seen = new Set<string>()
+/** Goes through /proc/net/ip_vs once, for one family: counts, and sums up what is there by bucket. */
+class Survey implements ProcVisitor, ServerSurvey {
   readonly schedulers = new Map<string, number>()
-  readonly withWeightZero: ServerId[] = []
-  readonly suspects: ServerId[] = []
+  readonly withWeightZero = new Set<number>()
+  servers = 0
   destinations = 0
-  #current: { readonly id: ServerId; readonly want: KnownServer | undefined; readonly same: boolean } | undefined
+  readonly #family: Family
+  readonly #digest = new DestinationDigest()
+  /** Of those without persistence; of those with it, as their time would be at each of the frequencies. */
+  readonly #plain = emptySums()
+  readonly #persistent = frequencies.map(emptySums)
+  #inServer = false
+  #identity = 0
+  #scheduler = ''
+  #ticks = 0
+  #onePacket = false
   #count = 0
   #weightZero = false
 
-  constructor(family: Family, wanted: ReadonlyMap<string, KnownServer>) {
+  constructor(family: Family) {
     this.#family = family
-    this.#wanted = wanted
   }
 
-  server(id: ServerId, scheduler: string, ticks: number, onePacket: boolean): void {
+  server({ family, protocol, words, port, scheduler, ticks, onePacket }: ProcServer): void {
     this.end()
-    if (id.family !== this.#family) return
-    const key = serverKey(id)
-    this.#seen.add(key)
+    this.#inServer = family === this.#family
+    if (!this.#inServer) return
+    this.servers++
     this.schedulers.set(scheduler, (this.schedulers.get(scheduler) ?? 0) + 1)
-    const want = this.#wanted.get(key)
-    const same = want !== undefined && !onePacket && want.server.scheduler === scheduler && hasTimeout(want, ticks)
-    this.#current = { id, want, same }
+    this.#identity = identityHash(protocol, words, port)
+    this.#scheduler = scheduler
+    this.#ticks = ticks
+    this.#onePacket = onePacket
   }
 
   destination({ family, words, port, forwarding, weight }: ProcDestination): void {
-    if (this.#current === undefined) return
-    this.destinations++
+    if (!this.#inServer) return
     this.#count++
     if (weight === 0) this.#weightZero = true
+    const ours = forwarding === 0 ? weight : -1
     // An IPv4 address among IPv6 ones is known by its mapped form, which is a sum of its own: a closer look decides.
-    const [a = 0, b = 0, c = 0, d = 0] = family === this.#family ? words : []
-    this.#digest.add(a, b, c, d, port, forwarding === 0 ? weight : -1)
+    if (family === this.#family) this.#digest.add(words[0]!, words[1]!, words[2]!, words[3]!, port, ours)
+    else this.#digest.add(0, 0, 0, 0, port, ours)
   }
 
-  /** Judges the last server. */
+  /** Adds the last server. */
   end(): void {
-    const current = this.#current
-    if (current === undefined) return
-    this.#current = undefined
-    const { id, want, same } = current
-    const [first, second] = this.#digest.sums
-    const list = want?.destinations ?? DestinationList.empty
-    const matches = same && list.length === this.#count && list.digest[0] === first && list.digest[1] === second
-    if (!matches) this.suspects.push(id)
-    if (this.#weightZero) this.withWeightZero.push(id)
+    if (!this.#inServer) return
+    this.#inServer = false
+    this.destinations += this.#count
+    const bucket = bucketOf(this.#identity)
+    // Nobody wants one that sees each packet by itself: it gets a time that none has.
+    if (this.#ticks === 0) this.#add(this.#plain, bucket, this.#onePacket ? -1 : 0)
+    else for (const [i, sums] of this.#persistent.entries()) this.#add(sums, bucket, this.#ticks / frequencies[i]!)
+    if (this.#weightZero) this.withWeightZero.add(bucket)
     this.#digest.reset()
     this.#count = 0
     this.#weightZero = false
   }
 
-  get result(): ServerSurvey {
-    const { schedulers, withWeightZero, suspects, destinations } = this
-    const missing: ServerId[] = []
-    for (const [key, { server }] of this.#wanted) if (!this.#seen.has(key)) missing.push(server)
-    return { servers: this.#seen.size, destinations, schedulers, withWeightZero, suspects, missing }
+  #add(sums: number[], bucket: number, timeout: number): void {
+    const hash = serverHash(this.#identity, this.#scheduler, timeout, this.#count, this.#digest.sums)
+    sums[bucket] = withHash(sums[bucket]!, hash)
+  }
+
+  /** At the frequency at which the fewest differ: the kernel does not tell its own. */
+  differing(sums: readonly number[]): ReadonlySet<number> {
+    const each = this.#persistent.map((persistent) => {
+      const found = new Set<number>()
+      for (const [bucket, plain] of this.#plain.entries()) {
+        if (withHash(plain, persistent[bucket]!) !== sums[bucket]) found.add(bucket)
+      }
+      return found
+    })
+    return each.reduce((least, found) => (found.size < least.size ? found : least))
   }
 }
 
-function hasTimeout({ server }: KnownServer, ticks: number): boolean {
-  const persistent = (server.flags & serverFlags.persistent) !== 0
-  return persistent ? frequencies.includes(ticks / server.timeout) : ticks === 0
+function emptySums(): number[] {
+  return Array.from<number>({ length: bucketCount }).fill(0)
 }
 
-/** Surveys of all families in one reading. `open` stands in for the kernel's file. */
-export async function surveyServers(
-  wanted: ReadonlyMap<Family, ReadonlyMap<string, KnownServer>>,
-  open?: () => ProcFile,
-): Promise<ReadonlyMap<Family, ServerSurvey>> {
-  const surveys = new Map([...wanted].map(([family, servers]) => [family, new Survey(family, servers)]))
+/** Surveys of all families in one reading. `open` stands in for the kernel's file. Throws ProxyError PREFLIGHT. */
+export async function surveyServers(open?: () => ProcFile): Promise<ReadonlyMap<Family, ServerSurvey>> {
+  const surveys = new Map((['IPv4', 'IPv6'] as const).map((family) => [family, new Survey(family)]))
   let current: Survey | undefined
   const visitor: ProcVisitor = {
-    server: (...args) => {
-      current = surveys.get(args[0].family)
-      current?.server(...args)
+    server: (server) => {
+      current?.end()
+      current = surveys.get(server.family)
+      current?.server(server)
     },
     destination: (one) => current?.destination(one),
   }
@@ -120,13 +137,13 @@ export async function surveyServers(
     throw new ProxyError('PREFLIGHT', 'IPVS is not there in this kernel', { advice: 'load it: modprobe ip_vs' }, error)
   }
   for (const survey of surveys.values()) survey.end()
-  return new Map([...surveys].map(([family, survey]) => [family, survey.result]))
+  return surveys
 }
 
 /** Those of the observed servers' destinations that only wait for their last connections. */
 export function drainingOf(
   servers: readonly ObservedServer[],
-  wanted: ReadonlyMap<string, KnownServer>,
+  wanted: ReadonlyMap<string, WantedServer>,
 ): readonly DrainingDestination[] {
   return servers.flatMap(({ server, destinations }) => {
     const key = serverKey(server)
@@ -142,4 +159,55 @@ export function drainingOf(
         inactiveConnections,
       }))
   })
+}
+
+export type { ServerId }
+
+const procPath = '/proc/net/ip_vs'
+
+/** Opens the copy once it is whole; undefined where there is none. */
+export type ProcCopy = Promise<(() => ProcFile) | undefined>
+
+/**
+ * Begins to copy the kernel's file by a process of its own. With very many servers the kernel takes longer over it than this
+ * program over its start, and both can go on at once. The copy has no name: it goes with this process.
+ */
+export function copyProcFile(): ProcCopy {
+  const file = openNameless()
+  if (file === undefined) return Promise.resolve(undefined)
+  return new Promise((resolve) => {
+    const child = spawn('cat', [procPath], { stdio: ['ignore', file, 'ignore'] })
+    child.on('error', () => resolve(undefined))
+    child.on('close', (code) => {
+      if (code === 0) resolve(() => openCopy(file))
+      else resolve(undefined)
+    })
+  })
+}
+
+function openCopy(file: number): ProcFile {
+  let at = 0
+  return {
+    read: (buffer) => {
+      const count = readSync(file, buffer, 0, buffer.length, at)
+      at += count
+      return count
+    },
+    close: () => closeSync(file),
+  }
+}
+
+/** A file without a name, for this process and its children; undefined where none can be made. */
+function openNameless(): number | undefined {
+  for (const folder of ['/dev/shm', tmpdir()]) {
+    const path = join(folder, `kube-ipvs-proxy-${process.pid}-${Date.now()}`)
+    try {
+      const file = openSync(path, 'wx+', 0o600)
+      rmSync(path)
+      return file
+    } catch {
+      // A read-only root, or no room: the next place, or none.
+    }
+  }
+  return undefined
 }

@@ -4,26 +4,29 @@ import { ownChains, tables } from '../iptables/rules.ts'
 import { version } from '../lib/version.ts'
 import type { Family } from '../model/address.ts'
 import { destinationKey } from '../model/virtual-server.ts'
-import { askDaemon, readDaemon, type DaemonReport } from './daemon.ts'
+import type { DaemonReport } from './daemon.ts'
+import { reportOf } from './report.ts'
 import { layerNames, type Difference, type LayerName } from './difference.ts'
 import { rowOf } from './diff.ts'
-import { lookAtKernel, withKernel, type FamilyLook, type Look } from './look.ts'
+import { lookAtKernel, withKernel, type FamilyLook, type Look, type Origin } from './look.ts'
 import { otherWriters, type OtherWriter } from './others.ts'
 import { columns, counted, head, notesText, print, section } from './output.ts'
 import { drainingOf, type DrainingDestination } from './servers.ts'
 import type { Inspection } from './setup.ts'
 import { readSysctls, type SysctlState } from './sysctls.ts'
+import type { WantedSummary } from '../wanted/wanted.ts'
 
 /** Counts of one layer by what is counted. */
 export type Counts = Readonly<Record<string, number>>
 
 export interface LayerStatus {
   readonly layer: LayerName
-  readonly wanted: Counts
+  /** Undefined where it is not known. */
+  readonly wanted: Counts | undefined
   /** Undefined where the layer could not be read. */
   readonly present: Counts | undefined
-  /** How many things differ. */
-  readonly drift: number
+  /** How many things differ; undefined where it is not known what is wanted. */
+  readonly drift: number | undefined
   readonly unread: string
 }
 
@@ -40,6 +43,8 @@ export interface StatusResult {
   readonly kernel: string
   readonly iptables: string
   readonly daemon: DaemonReport
+  /** Who says what is wanted. */
+  readonly wanted: Origin
   readonly families: readonly { readonly family: Family; readonly layers: readonly LayerStatus[] }[]
   readonly drift: readonly Difference[]
   /** Service ports that are not served as they should be, and why. */
@@ -63,9 +68,9 @@ export interface StatusFacts {
 
 export async function runStatus(inspection: Inspection): Promise<number> {
   // One after the other: while the objects are worked out nothing else has its turn, and the daemon would seem to be late.
-  const daemon = await askDaemon(inspection.config)
+  const daemon = await reportOf(inspection)
   const look = await withKernel((kernel) => lookAtKernel(inspection, kernel))
-  print(inspection.command, statusOf(look, statusFacts(inspection, readDaemon(daemon, Date.now()))), statusText)
+  print(inspection.command, statusOf(look, statusFacts(inspection, daemon)), statusText)
   return 0
 }
 
@@ -73,21 +78,22 @@ export function statusFacts({ nodeName, config, notes }: Inspection, daemon: Dae
   return { node: nodeName, daemon, sysctls: readSysctls(config), notes: notes.lines }
 }
 
-export function statusOf({ families, rules, iptables }: Look, facts: StatusFacts): StatusResult {
+export function statusOf({ origin, families, rules, iptables }: Look, facts: StatusFacts): StatusResult {
   const tool = iptables.get('IPv4')
   return {
     ...facts,
     version,
     kernel: release(),
     iptables: tool === undefined ? '' : `${tool.version} (${tool.variant})`,
+    wanted: origin,
     families: families.map((look) => ({ family: look.family, layers: layersOf(look) })),
     drift: families.flatMap(({ difference }) => difference.differences),
     failing: families.flatMap(failingOf),
     sets: families.flatMap(fillOf),
-    draining: families.flatMap(({ family, present, wanted }) =>
+    draining: families.flatMap(({ family, present }) =>
       present.ipvs instanceof Error
         ? []
-        : drainingOf(present.ipvs.observed, wanted.servers).map((one) => ({ family, ...one })),
+        : drainingOf(present.ipvs.observed, present.ipvs.wanted).map((one) => ({ family, ...one })),
     ),
     schedulers: schedulersOf(families),
     others: otherWriters(rules),
@@ -97,9 +103,9 @@ export function statusOf({ families, rules, iptables }: Look, facts: StatusFacts
 function layersOf({ wanted, present, difference }: FamilyLook): LayerStatus[] {
   return layerNames.map((layer) => ({
     layer,
-    wanted: wantedCounts(layer, wanted),
+    wanted: wanted && wantedCounts(layer, wanted),
     present: presentCounts(layer, present),
-    drift: difference.differences.filter((one) => one.layer === layer).length,
+    drift: wanted && difference.differences.filter((one) => one.layer === layer).length,
     unread: difference.unread.get(layer) ?? '',
   }))
 }
@@ -110,16 +116,16 @@ function sum(numbers: Iterable<number>): number {
   return total
 }
 
-function wantedCounts(layer: LayerName, { servers, sets, rules, addresses }: FamilyLook['wanted']): Counts {
+function wantedCounts(layer: LayerName, { servers, sets, rules, addresses }: WantedSummary): Counts {
   switch (layer) {
     case 'ipvs':
-      return { server: servers.size, destination: sum([...servers.values()].map((one) => one.destinations.length)) }
+      return { server: servers.servers, destination: servers.destinations }
     case 'ipset':
-      return { entry: sum([...sets.values()].map(({ size }) => size)) }
+      return { entry: sum([...sets.values()].map(({ count }) => count)) }
     case 'iptables':
       return { chain: rules.chains.length, rule: sum(rules.chains.map((one) => one.rules.length)) }
     case 'dummy':
-      return { address: addresses.size }
+      return { address: addresses.count }
   }
 }
 
@@ -152,11 +158,11 @@ function failingOf({ wanted, difference }: FamilyLook): StatusResult['failing'] 
     object,
     reason: more.length === 0 ? first : `${first}, and ${more.length} more`,
   }))
-  const losers = wanted.conflicts.map(({ server, winner, loser }) => ({
+  const losers = (wanted?.conflicts ?? []).map(({ server, winner, loser }) => ({
     object: loser,
     reason: `virtual server ${server} is that of ${winner}, the first by name`,
   }))
-  const clashes = wanted.clashes.map(({ owner, address }) => ({
+  const clashes = (wanted?.clashes ?? []).map(({ owner, address }) => ({
     object: owner,
     reason: `its address ${address} is an address of this node, too`,
   }))
@@ -195,7 +201,8 @@ export function statusText(status: StatusResult): string {
       ['Kernel', kernel],
       ['iptables', iptables || 'unknown'],
       ['Daemon', daemonText(status.daemon)],
-      ['Drift', drift.length === 0 ? 'none' : `${counted(drift.length, 'difference')}; see diff`],
+      ['Wanted', status.wanted.text],
+      ['Drift', driftText(status)],
       [
         'Schedulers',
         Object.entries(schedulers)
@@ -226,6 +233,11 @@ export function statusText(status: StatusResult): string {
   ].join('')
 }
 
+function driftText({ drift, wanted }: StatusResult): string {
+  if (wanted.from === 'nobody') return 'not known'
+  return drift.length === 0 ? 'none' : `${counted(drift.length, 'difference')}; see diff`
+}
+
 function daemonText({ answers, reason, healthy, lastSyncAge, refused }: DaemonReport): string {
   if (!answers) return `does not answer, its last sync is unknown (${reason})`
   const ages = Object.entries(lastSyncAge).map(([family, age]) => `${family} ${age} s ago`)
@@ -248,9 +260,9 @@ function layerRows({ family, layers }: StatusResult['families'][number]): string
   return layers.map(({ layer, wanted, present, drift, unread }) => [
     family,
     layer,
-    pairs(wanted),
+    wanted === undefined ? '?' : pairs(wanted),
     present === undefined ? `could not be read: ${unread}` : pairs(present),
-    present === undefined ? '?' : String(drift),
+    present === undefined ? '?' : String(drift ?? '?'),
   ])
 }
 

@@ -1,27 +1,13 @@
 import { dispatch, proxierOptions, ruleSettings, type FamilySettings } from '../compose.ts'
-import { buildRules, type ChainSet, type RuleFacts } from '../iptables/rules.ts'
-import type { KnownServer } from '../ipvs/ipvs.ts'
+import { buildRules, type RuleFacts } from '../iptables/rules.ts'
 import { ProxyError } from '../lib/errors.ts'
 import type { Log } from '../lib/log.ts'
 import type { Family } from '../model/address.ts'
 import type { ClusterListener, NodeRecord } from '../model/cluster.ts'
-import type { SetRole } from '../model/sets.ts'
 import { Ledger } from '../proxier/ledger.ts'
 import { Proxier, type PassReport } from '../proxier/proxier.ts'
-
-/** What one family of this node should have in the kernel. */
-export interface Wanted {
-  readonly family: Family
-  readonly servers: ReadonlyMap<string, KnownServer>
-  readonly sets: ReadonlyMap<SetRole, ReadonlySet<string>>
-  readonly rules: ChainSet
-  readonly addresses: ReadonlySet<string>
-  readonly owners: Pick<Ledger, 'serverOwners' | 'memberOwners' | 'addressOwners'>
-  /** Service addresses that are addresses of the node's own, too, by the service port that has them. */
-  readonly clashes: readonly { readonly owner: string; readonly address: string }[]
-  /** Virtual servers that two service ports claim. */
-  readonly conflicts: readonly { readonly server: string; readonly winner: string; readonly loser: string }[]
-}
+import { localWanted } from '../wanted/local.ts'
+import type { Wanted } from '../wanted/wanted.ts'
 
 export interface WantedOptions {
   readonly family: Family
@@ -32,17 +18,13 @@ export interface WantedOptions {
 }
 
 /**
- * The daemon's own proxier, planner and ledger over sinks that gather instead of layers that write: what comes out is what
- * the daemon would write, without the cost of a kernel in memory.
+ * The daemon's own proxier, planner and ledger over no layers at all: what the ledger then has is what the daemon would
+ * write, without the cost of a kernel in memory.
  */
 export class WantedFamily {
   readonly #options: WantedOptions
-  readonly #servers = new Map<string, KnownServer>()
-  readonly #sets = new Map<SetRole, Set<string>>()
-  readonly #addresses = new Set<string>()
-  readonly #clashes: { owner: string; address: string }[] = []
-  readonly #conflicts = new Map<string, { server: string; winner: string; loser: string }>()
-  readonly #ledger: Ledger
+  /** What is wanted in the end. */
+  readonly ledger: Ledger
   readonly #proxier: Proxier
   readonly #passed = Promise.withResolvers<PassReport>()
   #wish: Pick<RuleFacts, 'nonEmpty' | 'outFilterDrops' | 'localDetector'> | undefined
@@ -50,25 +32,10 @@ export class WantedFamily {
   constructor(options: WantedOptions) {
     this.#options = options
     const { family, settings, readNodeAddresses, log } = options
-    this.#ledger = new Ledger(
-      {
-        sets: {
-          want: (role, entry) => void this.#set(role).add(entry),
-          unwant: (role, entry) => void this.#set(role).delete(entry),
-        },
-        servers: {
-          want: (key, want) => void this.#servers.set(key, want),
-          unwant: (key) => void this.#servers.delete(key),
-        },
-        addresses: {
-          want: (address) => void this.#addresses.add(address),
-          unwant: (address) => void this.#addresses.delete(address),
-        },
-      },
-      (conflict) => void this.#conflicts.set(`${conflict.server} ${conflict.loser}`, conflict),
-    )
+    const nobody = { want: () => {}, unwant: () => {} }
+    this.ledger = new Ledger({ sets: nobody, servers: nobody, addresses: nobody })
     this.#proxier = new Proxier(proxierOptions(family, settings, log), {
-      ledger: this.#ledger,
+      ledger: this.ledger,
       layers: [],
       rules: {
         want: (nonEmpty, outFilterDrops, localDetector) => {
@@ -80,7 +47,7 @@ export class WantedFamily {
       observer: {
         queued: () => {},
         drift: () => {},
-        clash: (_family, owner, address) => void this.#clashes.push({ owner, address }),
+        clash: () => {},
         passed: (report) => this.#passed.resolve(report),
       },
       flows: { touch: () => {}, run: () => Promise.resolve() },
@@ -119,22 +86,8 @@ export class WantedFamily {
     await running
     const [failure] = failures
     if (failure !== undefined) throw failure.error
-    return {
-      family,
-      servers: this.#servers,
-      sets: this.#sets,
-      rules: buildRules({ ...ruleSettings(family, settings, randomFully), family, ...this.#wish! }),
-      addresses: this.#addresses,
-      owners: this.#ledger,
-      clashes: this.#clashes,
-      conflicts: [...this.#conflicts.values()],
-    }
-  }
-
-  #set(role: SetRole): Set<string> {
-    let entries = this.#sets.get(role)
-    if (entries === undefined) this.#sets.set(role, (entries = new Set()))
-    return entries
+    const rules = buildRules({ ...ruleSettings(family, settings, randomFully), family, ...this.#wish! })
+    return localWanted({ family, ledger: this.ledger, rules: () => rules })
   }
 }
 

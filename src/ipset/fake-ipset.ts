@@ -73,7 +73,8 @@ export class FakeIpset implements Ipset {
     const found = this.#observe(name)
     if (found === undefined) return undefined
     const { spec, entries } = found
-    return { spec, sum: entries.reduce((sum, entry) => withHash(sum, entryHash(spec, entry)), 0) }
+    const sum = entries.reduce((total, entry) => withHash(total, entryHash(spec, entry)), 0)
+    return { spec, sum, count: entries.length }
   }
 
   #observe(name: string): ObservedSet | undefined {

@@ -25,6 +25,7 @@ export interface SetDigest {
   readonly spec: SetSpec
   /** Sum of the entries' hashes: see `entryHash`. */
   readonly sum: number
+  readonly count: number
 }
 
 /**

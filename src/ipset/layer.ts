@@ -234,6 +234,13 @@ export class IpsetLayer implements Layer {
     yield { kind: 'set entry', ...members }
   }
 
+  /** Count and sum of the entries that are wanted in each set that shall have any. */
+  *wantedSums(): Iterable<readonly [SetRole, { readonly count: number; readonly sum: number }]> {
+    for (const [role, { entries }] of this.#roles) {
+      if (entries.wantedCount > 0) yield [role, { count: entries.wantedCount, sum: entries.wantedSum }]
+    }
+  }
+
   /** How full each set is. */
   *fill(): Iterable<{ readonly set: string; readonly members: number; readonly size: number }> {
     for (const { spec, entries, exists } of this.#roles.values()) {

@@ -279,6 +279,7 @@ function specOf(header: CommandAttributes | undefined): SetSpec | undefined {
 export class SetSurvey {
   #spec: SetSpec | undefined
   #sum = 0
+  #count = 0
 
   take({ datagram, start, end }: Received): void {
     this.#spec ??= specOf(setAttributes.decode(datagram, start + headerLength, end))
@@ -286,7 +287,7 @@ export class SetSurvey {
   }
 
   get digest(): SetDigest | undefined {
-    return this.#spec && { spec: this.#spec, sum: this.#sum }
+    return this.#spec && { spec: this.#spec, sum: this.#sum, count: this.#count }
   }
 
   readonly #takePart = (type: number, start: number, end: number, datagram: Buffer): void => {
@@ -295,6 +296,7 @@ export class SetSurvey {
 
   readonly #takeEntry = (_type: number, start: number, end: number, datagram: Buffer): void => {
     this.#sum = withHash(this.#sum, hashOfAttributes(datagram, start, end))
+    this.#count++
   }
 }
 

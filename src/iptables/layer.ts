@@ -97,6 +97,11 @@ export class IptablesLayer implements Layer {
     this.#wish = wish
   }
 
+  /** The rules that are wanted. */
+  get wanted(): ChainSet {
+    return this.#rules(this.#wish)
+  }
+
   /** Chains by their names alone: what they hold is compared by looks, not here. */
   *counts(): Iterable<Count> {
     const chains = { wanted: 0, present: 0 }

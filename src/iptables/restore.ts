@@ -152,6 +152,7 @@ export class IptablesTool implements Iptables {
   readonly variant: Variant
   readonly version: string
   readonly randomFully: boolean
+  readonly infix: Choice['infix']
   readonly #prefix: string
   readonly #host: Host
 
@@ -159,6 +160,7 @@ export class IptablesTool implements Iptables {
     this.variant = version.variant
     this.version = version.version
     this.randomFully = version.randomFully
+    this.infix = choice.infix
     this.#prefix = `${names[family]}${choice.infix}`
     this.#host = host
   }
@@ -169,6 +171,12 @@ export class IptablesTool implements Iptables {
 
   async save(table: Table | 'mangle'): Promise<string> {
     const { stdout } = await this.#run(`${this.#prefix}-save`, ['-t', table])
+    return stdout
+  }
+
+  /** All tables in one run: to start a process costs more than to print them. */
+  async saveAll(): Promise<string> {
+    const { stdout } = await this.#run(`${this.#prefix}-save`, [])
     return stdout
   }
 

@@ -40,7 +40,14 @@ import {
   listServersMessage,
   setTimeoutsMessage,
 } from './messages.ts'
-import { ProcParser, StandingVisitor, wordsText, type ProcDestination, type ProcVisitor } from './proc.ts'
+import {
+  ProcParser,
+  StandingVisitor,
+  wordsText,
+  type ProcDestination,
+  type ProcServer,
+  type ProcVisitor,
+} from './proc.ts'
 
 /** From so many servers on, reading the proc file beats one dump per server. */
 const manyServers = 64
@@ -138,9 +145,10 @@ class Survey implements ProcVisitor {
     this.ticksPerSecond = ticksPerSecond
   }
 
-  server(id: ServerId, scheduler: string, ticks: number, onePacket: boolean): void {
+  server(server: ProcServer): void {
     this.end()
-    if (id.family !== this.#family) return
+    if (server.family !== this.#family) return
+    const { id, scheduler, ticks, onePacket } = server
     const key = serverKey(id)
     const former = this.#known.get(key)
     if (former !== undefined) this.seenCount++
@@ -305,9 +313,9 @@ export class KernelIpvs implements Ipvs, IpvsTraffic {
     const servers = new Map<string, ObservedDestination[]>()
     let current: ObservedDestination[] | undefined
     const visitor: ProcVisitor = {
-      server: (id) => {
-        current = family === undefined || id.family === family ? [] : undefined
-        if (current !== undefined) servers.set(serverKey(id), current)
+      server: (one) => {
+        current = family === undefined || one.family === family ? [] : undefined
+        if (current !== undefined) servers.set(serverKey(one.id), current)
       },
       destination: (one) => void current?.push(observed(one)),
     }
@@ -421,9 +429,9 @@ export class KernelIpvs implements Ipvs, IpvsTraffic {
         if (this.#joinable?.visitors === visitors) this.#joinable = undefined
         let current: ProcVisitor | undefined
         const each: ProcVisitor = {
-          server: (...args) => {
-            current = visitors.get(args[0].family)
-            current?.server(...args)
+          server: (one) => {
+            current = visitors.get(one.family)
+            current?.server(one)
           },
           destination: (one) => current?.destination(one),
         }

@@ -1,6 +1,25 @@
-import { addressBytes, addressText, type Family, type Protocol } from '../model/address.ts'
+import { addressText, type Family, type Protocol } from '../model/address.ts'
 import type { ServerId } from '../model/virtual-server.ts'
 import type { ServerStanding } from './ipvs.ts'
+
+/** What a line says of a virtual server; the parser fills the same object again for the next one. */
+export class ProcServer {
+  family: Family = 'IPv4'
+  protocol: Protocol = 'TCP'
+  /** The address as signed 32-bit words; an IPv4 address is the fourth. */
+  readonly words = new Int32Array(4)
+  port = 0
+  scheduler = ''
+  /** Persistence timeout in the kernel's own ticks, 0 without persistence. */
+  ticks = 0
+  onePacket = false
+
+  /** Made when asked for: whoever only adds up needs no texts. */
+  get id(): ServerId {
+    const { family, protocol, words, port } = this
+    return { family, protocol, address: wordsText(family, words), port }
+  }
+}
 
 /** One line of a destination; the parser fills the same object again for the next one. */
 export interface ProcDestination {
@@ -17,32 +36,43 @@ export interface ProcDestination {
 
 /** Gets what the file says, in its order. */
 export interface ProcVisitor {
-  /** `ticks`: persistence timeout in the kernel's own ticks, 0 without persistence. */
-  server(id: ServerId, scheduler: string, ticks: number, onePacket: boolean): void
+  server(server: ProcServer): void
   /** Of the server last given. */
   destination(destination: ProcDestination): void
 }
 
-const protocols = new Map<string, Protocol>([
-  ['TCP', 'TCP'],
-  ['UDP', 'UDP'],
-  ['SCTP', 'SCTP'],
-])
+/** By the bytes of their names as one number. */
+const protocols = new Map<number, Protocol>(
+  (['TCP', 'UDP', 'SCTP'] as const).map((name) => [Buffer.from(name).reduce((word, c) => (word << 8) | c, 0), name]),
+)
 
 /** First letters of the names of IP_VS_CONN_F_* in the column Forward: Masq, Local, Tunnel, Route, Bypass. */
-const forwardingByLetter = new Map(Array.from(Buffer.from('MLTRB'), (letter, number) => [letter, number]))
+const forwardingByLetter = new Int8Array(256).fill(-1)
+for (const [number, letter] of Buffer.from('MLTRB').entries()) forwardingByLetter[letter] = number
+
+const hexDigits = new Int8Array(256).fill(-1)
+for (const [value, digit] of Buffer.from('0123456789abcdef').entries()) hexDigits[digit] = value
+for (const [value, digit] of Buffer.from('ABCDEF').entries()) hexDigits[digit] = value + 10
 
 const SPACE = 0x20
 const NEWLINE = 0x0a
 const MINUS = 0x2d
+const COLON = 0x3a
 const OPEN_BRACKET = 0x5b
+const CLOSE_BRACKET = 0x5d
+
+/** Columns of a destination's line after its port: six blanks, "%-7s %-6d %-10d %-10d". */
+const columnsAfterPort = { forwarding: 6, weight: 14 } as const
+const widths = { weight: 6, connections: 10 } as const
 
 /**
  * Reads /proc/net/ip_vs (ip_vs_info_seq_show) as its bytes come, in any chunking. Lines that are no server of TCP, UDP or
- * SCTP and no destination of one are passed over.
+ * SCTP and no destination of one are passed over. A hundred thousand lines are usual: their columns are where they are, and
+ * nothing is searched for.
  */
 export class ProcParser {
   readonly #visitor: ProcVisitor
+  readonly #server = new ProcServer()
   readonly #destination: ProcDestination = {
     family: 'IPv4',
     words: new Int32Array(4),
@@ -57,6 +87,8 @@ export class ProcParser {
   #length = 0
   #inServer = false
   #at = 0
+  /** The end of the last server's line, scheduler and flags: that of the next one is nearly always the same. */
+  #tail = Buffer.alloc(0)
 
   constructor(visitor: ProcVisitor) {
     this.#visitor = visitor
@@ -84,75 +116,115 @@ export class ProcParser {
   }
 
   #readServer(bytes: Buffer): void {
-    const end = bytes.indexOf(NEWLINE, this.#at)
-    const words = bytes.toString('latin1', this.#at, end).split(' ').filter(Boolean)
-    this.#at = end + 1
-    const protocol = protocols.get(words[0] ?? '')
-    const id = protocol === undefined ? undefined : readId(protocol, words[1] ?? '')
-    this.#inServer = id !== undefined
-    if (id === undefined) return
+    const server = this.#server
+    let at = this.#at
+    this.#skipLine(bytes)
+    const end = this.#at - 1
+    let name = 0
+    for (; at < end && bytes[at] !== SPACE; at++) name = (name << 8) | bytes[at]!
+    while (at < end && bytes[at] === SPACE) at++
+    const protocol = protocols.get(name)
+    this.#inServer = false
+    if (protocol === undefined) return
+    at = readAddress(bytes, at, server)
+    if (at < 0 || bytes[at] !== COLON) return
+    const port = hexWord(bytes, at + 1, at + 5)
+    if (port < 0) return
+    server.protocol = protocol
+    server.port = port
+    this.#readTail(bytes, at + 5, end)
+    this.#inServer = true
+    this.#visitor.server(server)
+  }
+
+  #readTail(bytes: Buffer, from: number, end: number): void {
+    const tail = this.#tail
+    let same = tail.length === end - from
+    for (let i = 0; same && i < tail.length; i++) same = tail[i] === bytes[from + i]
+    if (same) return
+    this.#tail = Buffer.from(bytes.subarray(from, end))
+    const words = this.#tail.toString('latin1').split(' ').filter(Boolean)
     const persistent = words.indexOf('persistent')
-    const ticks = persistent < 0 ? 0 : Number(words[persistent + 1])
-    this.#visitor.server(id, words[2] ?? '', ticks, words.includes('ops'))
+    this.#server.scheduler = words[0] ?? ''
+    this.#server.ticks = persistent < 0 ? 0 : Number(words[persistent + 1])
+    this.#server.onePacket = words.includes('ops')
   }
 
   #readDestination(bytes: Buffer): void {
     const found = this.#destination
-    let at = this.#at + 5
-    let valid = this.#inServer
-    if (bytes[at] === OPEN_BRACKET) {
-      const close = bytes.indexOf(0x5d, at)
-      const address = addressBytes(bytes.toString('latin1', at + 1, close))
-      for (let i = 0; i < 4; i++) {
-        found.words[i] =
-          (address[4 * i]! << 24) | (address[4 * i + 1]! << 16) | (address[4 * i + 2]! << 8) | address[4 * i + 3]!
-      }
-      found.family = 'IPv6'
-      at = close + 1
-    } else {
-      let word = 0
-      for (const end = at + 8; at < end; at++) {
-        const digit = hexDigit(bytes[at]!)
-        if (digit < 0) valid = false
-        word = (word << 4) | digit
-      }
-      found.words.fill(0, 0, 3)
-      found.words[3] = word
-      found.family = 'IPv4'
-    }
-    if (bytes[at] !== 0x3a) valid = false
-    if (!valid) {
-      this.#at = bytes.indexOf(NEWLINE, this.#at) + 1
+    let at = this.#inServer ? readAddress(bytes, this.#at + 5, found) : -1
+    const port = at < 0 || bytes[at] !== COLON ? -1 : hexWord(bytes, at + 1, at + 5)
+    if (port < 0) {
+      this.#skipLine(bytes)
       return
     }
-    let port = 0
-    for (at++; bytes[at] !== SPACE && bytes[at] !== NEWLINE; at++) port = (port << 4) | hexDigit(bytes[at]!)
     found.port = port
-    this.#at = at
-    this.#skipSpaces(bytes)
-    found.forwarding = forwardingByLetter.get(bytes[this.#at]!) ?? -1
-    while (bytes[this.#at] !== SPACE && bytes[this.#at] !== NEWLINE) this.#at++
-    found.weight = this.#readNumber(bytes)
-    found.activeConnections = this.#readNumber(bytes)
-    found.inactiveConnections = this.#readNumber(bytes)
-    this.#skipSpaces(bytes)
-    while (bytes[this.#at] !== NEWLINE) this.#at++
-    this.#at++
+    at += 5
+    found.forwarding = forwardingByLetter[bytes[at + columnsAfterPort.forwarding]!]!
+    this.#at = at + columnsAfterPort.weight
+    found.weight = this.#readNumber(bytes, widths.weight)
+    found.activeConnections = this.#readNumber(bytes, widths.connections)
+    found.inactiveConnections = this.#readNumber(bytes, widths.connections)
+    // The last column ends with the line.
+    this.#at--
+    this.#skipLine(bytes)
     if (found.forwarding >= 0) this.#visitor.destination(found)
   }
 
-  #skipSpaces(bytes: Buffer): void {
-    while (bytes[this.#at] === SPACE) this.#at++
+  #skipLine(bytes: Buffer): void {
+    while (bytes[this.#at] !== NEWLINE) this.#at++
+    this.#at++
   }
 
-  #readNumber(bytes: Buffer): number {
-    this.#skipSpaces(bytes)
-    const negative = bytes[this.#at] === MINUS
-    if (negative) this.#at++
+  /** A number padded to a width, and the blank after it. */
+  #readNumber(bytes: Buffer, width: number): number {
+    const start = this.#at
+    let at = start
+    const negative = bytes[at] === MINUS
+    if (negative) at++
     let number = 0
-    for (let c = bytes[this.#at]!; c >= 0x30 && c <= 0x39; c = bytes[++this.#at]!) number = number * 10 + c - 0x30
+    for (let c = bytes[at]!; c >= 0x30 && c <= 0x39; c = bytes[++at]!) number = number * 10 + c - 0x30
+    this.#at = Math.max(at, start + width) + 1
     return negative ? -number : number
   }
+}
+
+/** A number of hexadecimal digits; negative where one of them is none. */
+function hexWord(bytes: Buffer, from: number, end: number): number {
+  let word = 0
+  let all = 0
+  for (let at = from; at < end; at++) {
+    const digit = hexDigits[bytes[at]!]!
+    all |= digit
+    word = (word << 4) | digit
+  }
+  return all < 0 ? -1 : word
+}
+
+/**
+ * An address as the file writes it, "0A600001" or "[fd00:0000:0000:0000:0000:0000:0000:000a]"; answers where it ends, -1
+ * where it is none.
+ */
+function readAddress(bytes: Buffer, from: number, into: { family: Family; readonly words: Int32Array }): number {
+  const { words } = into
+  if (bytes[from] !== OPEN_BRACKET) {
+    const upper = hexWord(bytes, from, from + 4)
+    const lower = hexWord(bytes, from + 4, from + 8)
+    if ((upper | lower) < 0) return -1
+    if (into.family !== 'IPv4') words.fill(0)
+    words[3] = (upper << 16) | lower
+    into.family = 'IPv4'
+    return from + 8
+  }
+  if (bytes[from + 40] !== CLOSE_BRACKET) return -1
+  for (let i = 0; i < 4; i++) {
+    const upper = hexWord(bytes, from + 1 + 10 * i, from + 5 + 10 * i)
+    const lower = hexWord(bytes, from + 6 + 10 * i, from + 10 + 10 * i)
+    if ((upper | lower) < 0) return -1
+    words[i] = (upper << 16) | lower
+  }
+  into.family = 'IPv6'
+  return from + 41
 }
 
 /** Sums up the destinations of each virtual server. */
@@ -166,7 +238,7 @@ export class StandingVisitor implements ProcVisitor {
     this.#tell = tell
   }
 
-  server(id: ServerId): void {
+  server({ id }: ProcServer): void {
     this.end()
     this.#current = id
   }
@@ -186,32 +258,13 @@ export class StandingVisitor implements ProcVisitor {
   }
 }
 
-/** "0A600001:01BB", "[fd00:0000:0000:0000:0000:0000:0000:000a]:0035" */
-function readId(protocol: Protocol, text: string): ServerId | undefined {
-  const colon = text.lastIndexOf(':')
-  const port = Number.parseInt(text.slice(colon + 1), 16)
-  const host = text.slice(0, colon)
-  if (colon < 0 || Number.isNaN(port)) return undefined
-  if (host.startsWith('[')) {
-    return { family: 'IPv6', protocol, address: addressText(addressBytes(host.slice(1, -1))), port }
-  }
-  if (!/^[0-9A-F]{8}$/.test(host)) return undefined
-  return { family: 'IPv4', protocol, address: hexAddress(host), port }
-}
-
-/** An IPv4 address of eight hexadecimal digits. */
-function hexAddress(digits: string): string {
-  return [0, 2, 4, 6].map((at) => Number.parseInt(digits.slice(at, at + 2), 16)).join('.')
-}
-
-function hexDigit(c: number): number {
-  if (c >= 0x30 && c <= 0x39) return c - 0x30
-  return c >= 0x41 && c <= 0x46 ? c - 0x37 : -1
-}
-
 /** Text of an address out of its words. */
 export function wordsText(family: Family, words: Int32Array): string {
+  if (family === 'IPv4') {
+    const word = words[3]!
+    return `${word >>> 24}.${(word >>> 16) & 255}.${(word >>> 8) & 255}.${word & 255}`
+  }
   const bytes = Buffer.alloc(16)
   for (const [i, word] of words.entries()) bytes.writeInt32BE(word, 4 * i)
-  return addressText(family === 'IPv4' ? bytes.subarray(12) : bytes)
+  return addressText(bytes)
 }

@@ -46,6 +46,10 @@ class Shares {
     return present === undefined ? [] : typeof present === 'string' ? [present] : present
   }
 
+  keys(): Iterable<string> {
+    return this.#owners.keys()
+  }
+
   get size(): number {
     return this.#owners.size
   }
@@ -177,6 +181,33 @@ export class Ledger {
 
   owners(): Iterable<Owner> {
     return this.#contributions.keys()
+  }
+
+  /** Virtual servers that are wanted, each as the one who has it wants it. */
+  *servers(): Iterable<ServerWant> {
+    for (const claims of this.#servers.values()) {
+      const winner = 'owner' in claims ? claims : winnerOf(claims)
+      if (winner !== undefined) yield winner.want
+    }
+  }
+
+  /** Entries that are wanted in the set of a role. */
+  members(role: SetRole): Iterable<string> {
+    return this.#members.get(role)?.keys() ?? []
+  }
+
+  /** Addresses that are wanted on the dummy device. */
+  addresses(): Iterable<string> {
+    return this.#addresses.keys()
+  }
+
+  /** Service ports that claim a virtual server which another one has. */
+  *conflicts(): Iterable<ServerConflict> {
+    for (const [server, claims] of this.#servers) {
+      const winner = 'owner' in claims ? undefined : winnerOf(claims)
+      if (winner === undefined || 'owner' in claims) continue
+      for (const claim of claims) if (claim !== winner) yield { server, winner: winner.owner, loser: claim.owner }
+    }
   }
 
   /** Roles of sets that have at least one member. */

@@ -234,6 +234,11 @@ export class Proxier {
     return this.#options.needsPodCIDR && this.#detector === undefined
   }
 
+  /** Services and EndpointSlices that have changed and are not planned yet. */
+  get waiting(): number {
+    return this.#state.pendingServices + this.#state.pendingSlices
+  }
+
   /** When the last look ended, in milliseconds since the epoch, and how many it took; undefined before the first. */
   get lastLook(): { readonly endedAt: number; readonly took: number } | undefined {
     const { at, took } = this.#checkEnded

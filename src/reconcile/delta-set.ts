@@ -108,6 +108,14 @@ export class DeltaSet {
     return this.#presentSum
   }
 
+  /** The same of all that is wanted: the cost of asking is what is pending. */
+  get wantedSum(): number {
+    let sum = this.#presentSum
+    for (const key of this.#toAdd) sum = withHash(sum, this.#hashOf(key))
+    for (const key of this.#toRemove) sum = withoutHash(sum, this.#hashOf(key))
+    return sum
+  }
+
   get pendingCount(): number {
     return this.#toAdd.size + this.#toRemove.size
   }

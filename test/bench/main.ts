@@ -15,6 +15,7 @@ const { values } = parseArgs({
     runs: { type: 'string', default: '1' },
     changes: { type: 'string', default: '200' },
     'sync-period': { type: 'string', default: '30s' },
+    'command-runs': { type: 'string', default: '5' },
     json: { type: 'string' },
     profile: { type: 'string' },
   },
@@ -58,6 +59,10 @@ function plans(): Plan[] {
     ...['endpoint', 'service', 'node'].flatMap((scenario) => of(scenario, sizes.slice(0, 4))),
     ...of('storm', [[10_000, 10]]),
     ...of('idle', [[10_000, 10]]),
+    ...of('commands', [
+      [10_000, 1],
+      [10_000, 10],
+    ]),
   ]
 }
 
@@ -100,6 +105,7 @@ for (const plan of plans()) {
     const args = ['--scenario', scenario, '--services', String(services), '--endpoints', String(endpoints)]
     if (values.profile !== undefined) args.push('--profile', values.profile)
     args.push('--changes', values.changes, '--sync-period', values['sync-period'])
+    args.push('--command-runs', values['command-runs'])
     ours.push(inNamespace('run.ts', scenario === 'cold' ? [...args, '--tools'] : args))
     if (scenario === 'cold') theirs.push(inNamespace('tool-run.ts', []))
   }

@@ -6,6 +6,7 @@ import { parseArgs } from 'node:util'
 import { KernelIpvs } from '../../src/ipvs/kernel-ipvs.ts'
 import { ApiServer, Daemon } from './daemon.ts'
 import { clusterIP, clusterOf, endpointIP, nodeOf, serviceOf, sliceOf, type Size } from './objects.ts'
+import { bareNode, ipvsadm, ownCommands, timeCommands } from './commands.ts'
 import { dumpState, run } from './tools.ts'
 
 /**
@@ -19,6 +20,7 @@ const { values } = parseArgs({
     endpoints: { type: 'string', default: '10' },
     changes: { type: 'string', default: '200' },
     'sync-period': { type: 'string', default: '30s' },
+    'command-runs': { type: 'string', default: '5' },
     tools: { type: 'boolean', default: false },
     profile: { type: 'string' },
   },
@@ -50,19 +52,19 @@ class Bench {
     this.api = await ApiServer.start(this.#objects)
   }
 
+  flags(syncPeriod = values['sync-period']): readonly string[] {
+    return [
+      `--master=${this.api.url}`,
+      '--proxy-mode=ipvs',
+      '--hostname-override=node1',
+      '--cluster-cidr=10.128.0.0/10',
+      `--ipvs-sync-period=${syncPeriod}`,
+    ]
+  }
+
   /** Starts the daemon; resolves when the first IPv4 pass has been acknowledged. */
   async start(syncPeriod = values['sync-period']): Promise<Result> {
-    const daemon = new Daemon(
-      [
-        `--master=${this.api.url}`,
-        '--proxy-mode=ipvs',
-        '--hostname-override=node1',
-        '--cluster-cidr=10.128.0.0/10',
-        `--ipvs-sync-period=${syncPeriod}`,
-        '-v=2',
-      ],
-      values.profile,
-    )
+    const daemon = new Daemon([...this.flags(syncPeriod), '-v=2'], values.profile)
     this.daemon = daemon
     const since = (): number => (performance.now() - daemon.started) / 1000
     const first = { waiting: true }
@@ -298,6 +300,19 @@ const scenarios: Record<string, () => Promise<Result>> = {
       rssSecond: second.rss!,
       peak: bench.daemon.memory().peak,
     }
+  },
+  /** Beside `ipvsadm -Ln`, with the daemon alive and after its end. */
+  commands: async () => {
+    await bench.start()
+    await sleep(settling)
+    const runs = Number(values['command-runs'])
+    const service = 'default/service-1'
+    const beside = await timeCommands([ipvsadm, bareNode, ...ownCommands('', service, [])], runs)
+    const blocked = await bench.daemon.metric('nodejs_eventloop_lag_max_seconds')
+    const rss = bench.daemon.memory().now
+    await bench.daemon.stop()
+    const alone = await timeCommands(ownCommands('alone-', service, bench.flags()), 1)
+    return { ...beside, ...alone, blocked, rss }
   },
   idle: async () => {
     await bench.start()

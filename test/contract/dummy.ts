@@ -1,5 +1,5 @@
 import { afterEach, beforeEach, expect, it } from 'vitest'
-import type { Dummy } from '../../src/dummy/dummy.ts'
+import type { AddressDigest, Dummy } from '../../src/dummy/dummy.ts'
 import { addressHash } from '../../src/dummy/messages.ts'
 import { withHash } from '../../src/lib/digest.ts'
 
@@ -32,10 +32,12 @@ export function dummyContract<D extends Dummy>(
       .map(({ family, address, prefix }) => `${family} ${address}/${prefix}`)
       .sort()
 
-  const digests = (): Promise<number[]> =>
+  const digests = (): Promise<AddressDigest[]> =>
     Promise.all((['IPv4', 'IPv6'] as const).map((family) => dummy.digest({ family, isOn: (link) => link === index })))
-  const sumOf = (addresses: readonly string[]): number =>
-    addresses.reduce((sum, address) => withHash(sum, addressHash(address)), 0)
+  const digestOf = (addresses: readonly string[]): AddressDigest => ({
+    count: addresses.length,
+    sum: addresses.reduce((sum, address) => withHash(sum, addressHash(address)), 0),
+  })
 
   it('makes a dummy link, once', async () => {
     expect((await dummy.links()).find((link) => link.name === name)).toEqual({ index, name, kind: 'dummy' })
@@ -79,7 +81,7 @@ export function dummyContract<D extends Dummy>(
     expect(await bound()).toEqual(['IPv4 10.99.0.1/24', 'IPv6 fd00:99::1/64'])
     expect(await dummy.bind(index, ['10.99.0.1', 'fd00:99::1'])).toEqual(new Map())
     expect(await bound()).toEqual(['IPv4 10.99.0.1/24', 'IPv4 10.99.0.1/32', 'IPv6 fd00:99::1/64'])
-    expect(await digests()).toEqual([sumOf(['10.99.0.1/24', '10.99.0.1/32']), sumOf(['fd00:99::1/64'])])
+    expect(await digests()).toEqual([digestOf(['10.99.0.1/24', '10.99.0.1/32']), digestOf(['fd00:99::1/64'])])
     expect(await dummy.unbind(index, foreign)).toEqual(new Map())
     expect(await bound()).toEqual(['IPv4 10.99.0.1/32'])
   })
@@ -109,7 +111,7 @@ export function dummyContract<D extends Dummy>(
     const addresses = Array.from({ length: 1000 }, (_, number) => `10.97.${number >> 8}.${number & 255}`)
     expect(await dummy.bind(index, addresses)).toEqual(new Map())
     expect(await bound()).toHaveLength(1000)
-    expect(await digests()).toEqual([sumOf(addresses), 0])
+    expect(await digests()).toEqual([digestOf(addresses), digestOf([])])
     expect(await dummy.unbind(index, addresses)).toEqual(new Map())
     expect(await bound()).toEqual([])
   })

@@ -75,7 +75,7 @@ export function ipsetContract<I extends Ipset>(make: () => Promise<I>, dump: (ip
     expect(found?.entries.toSorted()).toEqual(texts.toSorted())
     expect(found?.references).toBe(0)
     if (type !== 'bitmap:port') expect(found?.spec).toEqual(spec)
-    expect(await ipset.digest('test')).toEqual({ spec: found?.spec, sum: sumOf(spec, texts) })
+    expect(await ipset.digest('test')).toEqual({ spec: found?.spec, sum: sumOf(spec, texts), count: texts.length })
     expect(sorted(dump(ipset)).filter((line) => line.startsWith('add'))).toEqual(
       texts.map((text) => `add test ${text}`).toSorted(),
     )

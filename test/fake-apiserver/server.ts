@@ -56,6 +56,8 @@ const PATHS: Readonly<Record<string, string>> = {
   '/api/v1/nodes': 'Node',
   '/apis/discovery.k8s.io/v1/endpointslices': 'EndpointSlice',
 }
+/** Of one namespace: the kind's path in two parts, the namespace, and the object's name for a single one. */
+const NAMESPACED = /^(\/api\/v1|\/apis\/discovery\.k8s\.io\/v1)\/namespaces\/([^/]+)(\/[a-z]+)(?:\/([^/]+))?$/
 const EVENTS = /^\/apis\/events\.k8s\.io\/v1\/namespaces\/[^/]+\/events(\/[^/]+)?$/
 const INITIAL_END = { 'k8s.io/initial-events-end': 'true' }
 
@@ -228,15 +230,22 @@ export class FakeApiServer {
     if (url.pathname === '/version') return answer(200, { major: '1', minor: '36', gitVersion: 'v1.36.0' })
     if (url.pathname === '/readyz' || url.pathname === '/healthz') return answer(200, 'ok')
     if (EVENTS.test(url.pathname)) return this.#takeEvent(request, answer)
-    const kind = PATHS[url.pathname]
+    const [, group = '', namespace, plural = '', name] = NAMESPACED.exec(url.pathname) ?? []
+    const kind = PATHS[namespace === undefined ? url.pathname : `${group}${plural}`]
     if (kind === undefined || request.method !== 'GET') return refuse(404, 'the server could not find the resource')
+    if (name !== undefined) {
+      const found = this.#store.get(kind)!.get(`${namespace}/${name}`)
+      return found === undefined ? refuse(404, `${name} not found`) : answer(200, found.object)
+    }
 
     const query = url.searchParams
     const field = query.get('fieldSelector') ?? ''
     if (this.#noFieldSelector && field !== '' && !field.startsWith('metadata.name=')) {
       return refuse(400, `field label not supported: ${field}`)
     }
-    const matches = selector(query.get('labelSelector') ?? '', field)
+    const selected = selector(query.get('labelSelector') ?? '', field)
+    const matches = (object: KubeObject): boolean =>
+      (namespace === undefined || (object.metadata.namespace ?? 'default') === namespace) && selected(object)
     if (query.get('watch') === 'true' || query.get('watch') === '1') {
       return this.#watch(kind, query, matches, response, answer, refuse)
     }
@@ -408,17 +417,20 @@ function keyOf(object: KubeObject): string {
     : `${object.metadata.namespace ?? 'default'}/${object.metadata.name}`
 }
 
-/** Just the selectors the proxy uses: label absent, metadata.name=, spec.clusterIP!=. */
+/** Just the selectors the proxy uses: label absent or equal, metadata.name=, spec.clusterIP= and !=. */
 function selector(labels: string, fields: string): (object: KubeObject) => boolean {
   const absent = labels
     .split(',')
     .filter((term) => term.startsWith('!'))
     .map((term) => term.slice(1))
+  const equal = labels.split(',').flatMap((term) => (/^[^!=]+=[^=]+$/.test(term) ? [term.split('=')] : []))
   const terms = fields.split(',').filter((term) => term !== '')
   return (object) =>
     absent.every((label) => object.metadata.labels?.[label] === undefined) &&
+    equal.every(([label, value]) => object.metadata.labels?.[label!] === value) &&
     terms.every((term) => {
       if (term.startsWith('metadata.name=')) return object.metadata.name === term.slice('metadata.name='.length)
+      if (term.startsWith('spec.clusterIP=')) return object.spec?.clusterIP === term.slice('spec.clusterIP='.length)
       return term !== 'spec.clusterIP!=None' || object.spec?.clusterIP !== 'None'
     })
 }

@@ -1,5 +1,5 @@
 import { spawnSync } from 'node:child_process'
-import { existsSync } from 'node:fs'
+import { existsSync, statSync } from 'node:fs'
 import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import {
@@ -14,19 +14,36 @@ import {
 } from './lab.ts'
 
 const nodeIP = '192.168.70.1'
-const flags = ['--proxy-mode=ipvs', '--hostname-override=node1', '--cluster-cidr=10.244.0.0/16']
+const flags = [
+  '--proxy-mode=ipvs',
+  '--hostname-override=node1',
+  '--cluster-cidr=10.244.0.0/16',
+  '--ipvs-sync-period=1h',
+  '--status-socket=/run/kube-ipvs-proxy-test/status.sock',
+]
 
 let node: Namespace
 let folder: { path: string; remove: () => Promise<void> }
 
-/** Runs a command of the program in the node. */
-function command(...args: string[]): { status: number | null; stdout: string; stderr: string } {
+interface Ended {
+  readonly status: number | null
+  readonly stdout: string
+  readonly stderr: string
+}
+
+/** Runs a command of the program in a namespace, with these arguments and no others. */
+function bare(namespace: Namespace, ...args: string[]): Ended {
   const { status, stdout, stderr } = spawnSync(
     'ip',
-    ['netns', 'exec', node.name, process.execPath, program, ...args, `--manifests=${folder.path}`, ...flags],
+    ['netns', 'exec', namespace.name, process.execPath, program, ...args],
     { encoding: 'utf8', maxBuffer: 64 << 20 },
   )
   return { status, stdout, stderr }
+}
+
+/** Runs a command of the program in the node. */
+function command(...args: string[]): Ended {
+  return bare(node, ...args, `--manifests=${folder.path}`, ...flags)
 }
 
 interface Difference {
@@ -93,7 +110,7 @@ describe('diff', () => {
   test('finds nothing where the daemon has synced', () => {
     expect(diff()).toEqual({ status: 0, found: [] })
     const text = command('diff')
-    expect(text).toMatchObject({ status: 0, stdout: 'The kernel is as wanted.\n' })
+    expect(text).toMatchObject({ status: 0, stdout: expect.stringMatching(/^The kernel is as wanted\.\n/) })
   })
 
   test.each<{ name: string; tamper: string[]; found: string; undo: string[] }>([
@@ -189,6 +206,7 @@ test('status counts what stands, and says who else writes', () => {
   expect(told).toMatchObject({
     node: 'node1',
     daemon: { answers: false },
+    wanted: { from: 'objects' },
     draining: [{ server: '10.96.7.1:80/TCP', address: '10.244.1.9' }],
     schedulers: { rr: 8 },
     others: [{ who: 'Docker', chains: 1 }],
@@ -277,4 +295,135 @@ test('support-bundle has all of it', () => {
       .map((line) => line.trimEnd())
       .sort(),
   )
+})
+
+describe('without anybody who says what is wanted', () => {
+  const nobody = ['--master=http://127.0.0.1:1', '--status-socket=', '--hostname-override=node1']
+
+  test('status tells what stands', () => {
+    const { status, stdout } = bare(node, 'status', '-o', 'json', ...nobody)
+    expect(status).toBe(0)
+    const told = JSON.parse(stdout) as { families: { layers: { layer: string; present: object }[] }[] }
+    expect(told).toMatchObject({ wanted: { from: 'nobody', text: expect.stringContaining('ECONNREFUSED') } })
+    const [ipv4] = told.families
+    expect(ipv4!.layers.find(({ layer }) => layer === 'ipvs')!.present).toEqual({ server: 7, destination: 9 })
+    for (const one of ipv4!.layers) expect(one).not.toHaveProperty('wanted')
+  })
+
+  test('diff and doctor say so, and end with 1', () => {
+    expect(bare(node, 'diff', ...nobody)).toMatchObject({
+      status: 1,
+      stdout: expect.stringMatching(/^It is not known what is wanted\.\n/),
+    })
+    const { status, stdout } = bare(node, 'doctor', '-o', 'json', ...nobody)
+    const ids = (JSON.parse(stdout) as { findings: { id: string }[] }).findings.map(({ id }) => id)
+    expect({ status, ids }).toMatchObject({ status: 1, ids: expect.arrayContaining(['wanted-unknown', 'other-proxy']) })
+  })
+})
+
+describe('with the daemon alive', () => {
+  let daemon: Daemon
+  const path = '/run/kube-ipvs-proxy-test/status.sock'
+
+  beforeAll(async () => {
+    daemon = new Daemon(node, [`--manifests=${folder.path}`, ...flags])
+    await daemon.synced()
+  })
+
+  afterAll(async () => {
+    await daemon.stop()
+  })
+
+  const differencesBy = (...args: string[]): { from: string; differences: unknown } => {
+    const { stdout, stderr } = command('diff', '-o', 'json', ...args)
+    if (stdout === '') throw new Error(stderr)
+    const { wanted, differences } = JSON.parse(stdout) as { wanted: { from: string }; differences: unknown }
+    return { from: wanted.from, differences }
+  }
+
+  test('its socket is for root alone', () => {
+    expect((statSync(path).mode & 0o777).toString(8)).toBe('600')
+  })
+
+  test.each<{ name: string; tamper: string[]; undo: string[] }>([
+    { name: 'nothing', tamper: ['true'], undo: ['true'] },
+    {
+      name: 'a set entry',
+      tamper: ['ipset', 'del', 'KUBE-CLUSTER-IP', '10.96.7.1,tcp:80'],
+      undo: ['ipset', 'add', 'KUBE-CLUSTER-IP', '10.96.7.1,tcp:80'],
+    },
+    {
+      name: 'a chain',
+      tamper: ['iptables', '-t', 'nat', '-A', 'KUBE-MARK-MASQ', '-j', 'RETURN'],
+      undo: ['iptables', '-t', 'nat', '-D', 'KUBE-MARK-MASQ', '-j', 'RETURN'],
+    },
+    {
+      name: 'the timeout of a virtual server',
+      tamper: ['ipvsadm', '-E', '-t', '10.96.7.1:80', '-s', 'rr', '-p', '60'],
+      undo: ['ipvsadm', '-E', '-t', '10.96.7.1:80', '-s', 'rr', '-p', '10800'],
+    },
+    {
+      name: 'a destination, and one of somebody else',
+      tamper: [
+        'sh',
+        '-c',
+        'ipvsadm -d -t 10.96.7.1:80 -r 10.244.1.2:8080; ipvsadm -a -t 10.96.7.3:80 -r 10.9.9.9:1 -m -w 1',
+      ],
+      undo: [
+        'sh',
+        '-c',
+        'ipvsadm -a -t 10.96.7.1:80 -r 10.244.1.2:8080 -m -w 1; ipvsadm -d -t 10.96.7.3:80 -r 10.9.9.9:1',
+      ],
+    },
+    {
+      name: 'a virtual server of IPv6 of somebody else',
+      tamper: ['ipvsadm', '-A', '-t', '[fd00:96::99]:80', '-s', 'rr'],
+      undo: ['ipvsadm', '-D', '-t', '[fd00:96::99]:80'],
+    },
+    {
+      name: 'an address',
+      tamper: ['ip', 'address', 'delete', '10.96.7.1/32', 'dev', 'kube-ipvs0'],
+      undo: ['ip', 'address', 'add', '10.96.7.1/32', 'dev', 'kube-ipvs0'],
+    },
+  ])('$name changed by hand is the same to the daemon and to the objects', ({ name, tamper, undo }) => {
+    node.run(tamper[0]!, ...tamper.slice(1))
+    const daemons = differencesBy()
+    const own = differencesBy('--from-api')
+    node.run(undo[0]!, ...undo.slice(1))
+    expect(daemons).toEqual({ from: 'daemon', differences: own.differences })
+    expect(own.from).toBe('objects')
+    if (name === 'nothing') expect(own.differences).toEqual([])
+    else expect(own.differences).not.toEqual([])
+  })
+
+  test('status and doctor hear it, too, and without any flag but the place of its socket', () => {
+    const { stdout } = bare(node, 'status', '-o', 'json', `--status-socket=${path}`)
+    expect(JSON.parse(stdout)).toMatchObject({
+      node: 'node1',
+      daemon: { answers: true, healthy: true, refused: { IPv4: 0, IPv6: 0 } },
+      wanted: { from: 'daemon', text: expect.stringMatching(/^what the daemon says, last sync IPv4 \d+ s ago/) },
+      drift: [],
+    })
+    const { findings } = JSON.parse(bare(node, 'doctor', '-o', 'json', `--status-socket=${path}`).stdout) as {
+      findings: { id: string }[]
+    }
+    expect(findings.map(({ id }) => id)).not.toEqual(expect.arrayContaining(['other-proxy']))
+  })
+
+  test.each<{ name: string; args: string[]; why: string }>([
+    { name: 'other settings', args: ['--ipvs-scheduler=lc'], why: 'the daemon has other settings: ipvs.scheduler' },
+    { name: 'another socket', args: ['--status-socket=/run/nobody'], why: 'the daemon does not answer at /run/nobody' },
+  ])('with $name what is wanted is worked out', ({ args, why }) => {
+    const { stdout } = command('status', '-o', 'json', ...args)
+    expect(JSON.parse(stdout)).toMatchObject({ wanted: { from: 'objects', text: expect.stringContaining(why) } })
+  })
+
+  test('a daemon of another network namespace is not believed', () => {
+    const other = new Namespace('other')
+    const { stdout } = bare(other, 'status', '-o', 'json', `--manifests=${folder.path}`, ...flags)
+    other.destroy()
+    expect(JSON.parse(stdout)).toMatchObject({
+      wanted: { from: 'objects', text: expect.stringContaining('another network namespace') },
+    })
+  })
 })

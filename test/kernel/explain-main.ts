@@ -2,7 +2,7 @@
 // Arguments: the folder of manifests and the node's name. Each answer is a line: a list of explanations, each as an
 // object and as text, with the milliseconds it took.
 import { createInterface } from 'node:readline'
-import { manifestCluster } from '../../src/explain/cluster.ts'
+import { manifestCluster } from '../../src/explain/sources.ts'
 import { explain, type ExplainRequest } from '../../src/explain/explain.ts'
 import { openLiveState, type LiveState } from '../../src/explain/live-state.ts'
 import { explanationText } from '../../src/explain/text.ts'

@@ -23,6 +23,7 @@ const rooms: Record<string, string[]> = {
   debug: [],
   proxier: ['lib', 'model', 'reconcile'],
   explain: ['lib', 'model', 'netlink', 'ipvs', 'ipset', 'dummy', 'iptables', 'kube', 'proxier'],
+  wanted: ['config', 'dummy', 'health', 'ipset', 'iptables', 'ipvs', 'lib', 'model', 'proxier'],
   cli: ['config', 'lib'],
   inspect: [
     'cli',
@@ -36,9 +37,11 @@ const rooms: Record<string, string[]> = {
     'lib',
     'model',
     'node',
+    'open.ts',
     'preflight.ts',
     'proxier',
     'settings.ts',
+    'wanted',
   ],
 }
 

@@ -19,7 +19,7 @@ async function serve(flags: Record<string, string> = {}, log: Log = silentLog) {
     yield 'service_series 1\n'
   }
   const routes = metricsRoutes(config, createMetrics(), log, series)
-  server = new HttpServer({ name: 'test', host: '127.0.0.1', port: 0, hardFail: true, routes, log: silentLog })
+  server = new HttpServer({ name: 'test', at: { host: '127.0.0.1', port: 0 }, hardFail: true, routes, log: silentLog })
   await server.start()
   const { port } = server
   return async (path: string, init?: RequestInit) => {

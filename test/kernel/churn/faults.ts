@@ -1,4 +1,4 @@
-import type { AddressFilter, Dummy, InterfaceAddress, Link } from '../../../src/dummy/dummy.ts'
+import type { AddressDigest, AddressFilter, Dummy, InterfaceAddress, Link } from '../../../src/dummy/dummy.ts'
 import type { Ipset, ObservedSet, SetDigest, SetSpec } from '../../../src/ipset/ipset.ts'
 import type { Iptables } from '../../../src/iptables/iptables.ts'
 import type {
@@ -309,7 +309,7 @@ class FaultyDummy implements Dummy {
     return this.#inner.addresses(filter)
   }
 
-  async digest(filter: AddressFilter): Promise<number> {
+  async digest(filter: AddressFilter): Promise<AddressDigest> {
     this.#read('addresses')
     return this.#inner.digest(filter)
   }

@@ -1,4 +1,4 @@
-import type { AddressFilter, Dummy, InterfaceAddress, Link } from '../../../src/dummy/dummy.ts'
+import type { AddressDigest, AddressFilter, Dummy, InterfaceAddress, Link } from '../../../src/dummy/dummy.ts'
 import type { Ipset, ObservedSet, SetDigest, SetSpec } from '../../../src/ipset/ipset.ts'
 import type { Iptables } from '../../../src/iptables/iptables.ts'
 import { tables, type Table } from '../../../src/iptables/rules.ts'
@@ -312,7 +312,7 @@ class GuardedDummy implements Dummy {
     return this.#inner.addresses(filter)
   }
 
-  digest(filter: AddressFilter): Promise<number> {
+  digest(filter: AddressFilter): Promise<AddressDigest> {
     return this.#inner.digest(filter)
   }
 

@@ -1,5 +1,5 @@
 import { readFile } from 'node:fs/promises'
-import { openKernel, type Kernel } from '../../../src/compose.ts'
+import { openKernel, type Kernel } from '../../../src/open.ts'
 import { chooseVariant, IptablesTool, type Host } from '../../../src/iptables/restore.ts'
 import type { Family } from '../../../src/model/address.ts'
 import type { World } from './campaign.ts'

@@ -1,7 +1,7 @@
 import { expect, test } from 'vitest'
 import { answerOfReject, answerOfRoute } from '../../../src/explain/answers.ts'
 import { passChain } from '../../../src/explain/chains.ts'
-import { apiCluster } from '../../../src/explain/cluster.ts'
+import { apiCluster } from '../../../src/explain/sources.ts'
 import { judgeEndpoints } from '../../../src/explain/eligibility.ts'
 import { parseTarget } from '../../../src/explain/explain.ts'
 import { chainAttributes, decodeForeignChain } from '../../../src/explain/foreign-chains.ts'

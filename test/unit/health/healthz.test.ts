@@ -99,7 +99,13 @@ test('the server answers its paths, and nothing else', async () => {
     '/a': () => ({ code: 200, type: 'text/plain', body: 'hello' }),
     '/b': () => Promise.reject(new Error('x')),
   }
-  const server = new HttpServer({ name: 'test', host: '127.0.0.1', port: 0, hardFail: true, routes, log: silentLog })
+  const server = new HttpServer({
+    name: 'test',
+    at: { host: '127.0.0.1', port: 0 },
+    hardFail: true,
+    routes,
+    log: silentLog,
+  })
   await server.start()
   const ask = async (path: string, method = 'GET') => {
     const answer = await fetch(`http://127.0.0.1:${server.port}${path}`, { method })
@@ -114,8 +120,7 @@ test('the server answers its paths, and nothing else', async () => {
     expect(await ask('/toString')).toBe('404 404 page not found')
     const second = new HttpServer({
       name: 'test',
-      host: '127.0.0.1',
-      port: server.port,
+      at: { host: '127.0.0.1', port: server.port },
       hardFail: true,
       routes,
       log: silentLog,
@@ -129,10 +134,10 @@ test('the server answers its paths, and nothing else', async () => {
 })
 
 test('an address in use is tried again until it is free', async () => {
-  const options = { name: 'test', host: '127.0.0.1', retryMs: 10, routes: {}, log: silentLog }
-  const holder = new HttpServer({ ...options, port: 0, hardFail: true })
+  const options = { name: 'test', retryMs: 10, routes: {}, log: silentLog }
+  const holder = new HttpServer({ ...options, at: { host: '127.0.0.1', port: 0 }, hardFail: true })
   await holder.start()
-  const waiting = new HttpServer({ ...options, port: holder.port, hardFail: false })
+  const waiting = new HttpServer({ ...options, at: { host: '127.0.0.1', port: holder.port }, hardFail: false })
   try {
     await waiting.start()
     expect(waiting.port).toBe(0)

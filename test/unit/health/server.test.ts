@@ -15,7 +15,7 @@ async function serve(
   stallMs?: number,
 ): Promise<(path: string, init?: RequestInit) => Promise<Response>> {
   errors.length = 0
-  const options = { name: 'test', host: '127.0.0.1', port: 0, hardFail: true, routes, log }
+  const options = { name: 'test', at: { host: '127.0.0.1', port: 0 }, hardFail: true, routes, log }
   server = new HttpServer(stallMs === undefined ? options : { ...options, stallMs })
   await server.start()
   const { port } = server

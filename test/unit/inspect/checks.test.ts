@@ -59,6 +59,7 @@ const healthy: Facts = {
   serviceAddresses: new Set(['10.96.0.1', '203.0.113.1']),
   clashes: [],
   driftCount: 0,
+  unknownWanted: '',
   proxy: 'ours',
 }
 
@@ -79,6 +80,11 @@ const accept = '-m set --match-set KUBE-CLUSTER-IP dst,dst -j ACCEPT'
 
 const cases: readonly { name: string; change: Partial<Facts>; found: readonly string[] }[] = [
   { name: 'a healthy node', change: {}, found: [] },
+  {
+    name: 'nobody says what is wanted',
+    change: { unknownWanted: 'not known: ECONNREFUSED' },
+    found: ['error wanted-unknown'],
+  },
   { name: 'no IPVS', change: { unread: new Map([['IPv4 ipvs', 'modprobe ip_vs']]) }, found: ['error layer-unread'] },
   {
     name: 'a scheduler that is not loaded',

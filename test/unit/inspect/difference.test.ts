@@ -1,9 +1,9 @@
 import { beforeEach, describe, expect, test } from 'vitest'
 import { deviceName } from '../../../src/dummy/layer.ts'
-import type { Wanted } from '../../../src/inspect/wanted.ts'
+import type { Wanted } from '../../../src/wanted/wanted.ts'
 import { endpoint, port, service, slice } from '../proxier/objects.ts'
 import type { Rig } from '../proxier/rig.ts'
-import { differences, stand } from './stand.ts'
+import { differences, stand, told } from './stand.ts'
 
 const tcp = { family: 'IPv4', protocol: 'TCP', address: '10.96.0.10', port: 80 } as const
 const udp = { family: 'IPv4', protocol: 'UDP', address: '10.96.0.10', port: 53 } as const
@@ -43,8 +43,24 @@ async function device(): Promise<number> {
 }
 
 test('what the daemon has written is what is wanted', async () => {
-  expect(wanted.servers.size).toBe(4)
+  expect(wanted.servers).toMatchObject({ servers: 4, destinations: 8 })
   expect(await differences(rig, wanted)).toEqual([])
+})
+
+test('the daemon says what the objects come to', async () => {
+  const said = await told(rig)
+  const sums = ({ servers, sets, rules, addresses, clashes, conflicts }: Wanted) => ({
+    servers,
+    sets,
+    rules,
+    addresses,
+    clashes,
+    conflicts,
+  })
+  expect(sums(said)).toEqual(sums(wanted))
+  // What is not written yet is wanted all the same.
+  rig.proxier.serviceChanged('default/web', undefined)
+  expect(sums(await told(rig))).toEqual(sums(wanted))
 })
 
 test('where sums are equal nothing is listed', async () => {
@@ -226,7 +242,7 @@ describe('each change is told, and nothing else', () => {
       tamper: async () => {
         await rig.dummy.deleteDevice(deviceName)
         const index = rig.dummy.addLink(deviceName, 'bridge')
-        for (const address of wanted.addresses) rig.dummy.addAddress(index, address)
+        for (const address of (await wanted.allAddresses()).keys()) rig.dummy.addAddress(index, address)
       },
       found: ['dummy device kube-ipvs0 changed'],
     },
@@ -234,6 +250,7 @@ describe('each change is told, and nothing else', () => {
     await tamper()
     const seen = await differences(rig, wanted)
     expect(seen.map(({ layer, kind, object, state }) => `${layer} ${kind} ${object} ${state}`)).toEqual(found)
+    expect(await differences(rig, await told(rig))).toEqual(seen)
   })
 })
 

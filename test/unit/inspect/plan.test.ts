@@ -11,7 +11,9 @@ import { setSpec } from '../../../src/ipset/catalogue.ts'
 import { ProxyError } from '../../../src/lib/errors.ts'
 import { familyOf } from '../../../src/model/address.ts'
 import { destinationKey } from '../../../src/model/virtual-server.ts'
-import { readConfig, settingsOf } from '../../../src/settings.ts'
+import { readConfig } from '../../../src/read-config.ts'
+import { settingsOf } from '../../../src/settings.ts'
+import { allBuckets } from '../../../src/wanted/routes.ts'
 import {
   goldenCases,
   goldenFile,
@@ -76,7 +78,9 @@ test.each(goldenCases())('%s: the plan is what kube-proxy wrote, and what the ot
     const listener = dispatchTo(families.map(({ family, proxier }) => [family, proxier]))
     await readCluster({ source, nodeName: 'vm1', log }, listener)
     for (const one of families) {
-      const { servers, sets, rules, addresses, family } = await one.wanted(true)
+      const { sets, rules, family, ...parts } = await one.wanted(true)
+      const servers = await parts.serversIn(allBuckets())
+      const addresses = (await parts.allAddresses()).keys()
       const option = (protocol: string): string =>
         protocol === 'SCTP' ? '--sctp-service' : `-${protocol[0]!.toLowerCase()}`
       const lines = [...servers.values()].flatMap(({ server, destinations }) => {
@@ -89,9 +93,11 @@ test.each(goldenCases())('%s: the plan is what kube-proxy wrote, and what the ot
         ]
       })
       expect(lines.sort()).toEqual(normaliseIpvs(text('ipvsadm', family)))
-      const entries = [...sets].flatMap(([role, all]) =>
-        [...all].map((entry) => `add ${setSpec(role, family).name} ${entry}`),
-      )
+      const entries: string[] = []
+      for (const role of sets.keys()) {
+        for (const entry of (await parts.entriesOf(role)).keys())
+          entries.push(`add ${setSpec(role, family).name} ${entry}`)
+      }
       expect(entries.sort()).toEqual(normaliseIpset(text('ipset', family)).filter((line) => line.startsWith('add ')))
       expect([...addresses].sort()).toEqual(
         normaliseAddresses(text('addresses', family))

@@ -1,11 +1,21 @@
+import { mkdtempSync, rmSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { onTestFinished } from 'vitest'
+import { HttpServer } from '../../../src/health/server.ts'
 import { differencesOf, type Difference } from '../../../src/inspect/difference.ts'
-import { readPresent, readRules } from '../../../src/inspect/present.ts'
-import { WantedFamily, type Wanted } from '../../../src/inspect/wanted.ts'
+import { askDaemonAt, wantedAt } from '../../../src/inspect/ask.ts'
+import { readPresent, readRules, type Present } from '../../../src/inspect/present.ts'
+import { surveyServers } from '../../../src/inspect/servers.ts'
+import { WantedFamily } from '../../../src/inspect/wanted.ts'
 import { serverFlags, type ObservedServer } from '../../../src/ipvs/ipvs.ts'
 import type { ProcFile } from '../../../src/ipvs/kernel-ipvs.ts'
 import { silentLog } from '../../../src/lib/log.ts'
 import { addressBytes, parseCidr } from '../../../src/model/address.ts'
 import type { EndpointSliceRecord, ServiceRecord } from '../../../src/model/cluster.ts'
+import { wantedRoutes } from '../../../src/wanted/routes.ts'
+import type { DaemonIdentity } from '../../../src/wanted/wire.ts'
+import type { Wanted } from '../../../src/wanted/wanted.ts'
 import { Rig, usualSettings } from '../proxier/rig.ts'
 
 /** An address as /proc/net/ip_vs has it. */
@@ -13,6 +23,8 @@ function procAddress(address: string): string {
   const hex = Buffer.from(addressBytes(address)).toString('hex')
   return hex.length === 8 ? hex.toUpperCase() : `[${hex.match(/.{4}/g)!.join(':')}]`
 }
+
+const padded = (number: number, width: number): string => String(number).padEnd(width)
 
 /** The text of /proc/net/ip_vs for these servers, with a clock of 250 ticks a second. */
 export function procText(servers: readonly ObservedServer[]): string {
@@ -26,7 +38,7 @@ export function procText(servers: readonly ObservedServer[]): string {
       `${server.protocol}  ${at(server)} ${server.scheduler} ${persistent}`,
       ...destinations.map(
         (one) =>
-          `  -> ${at(one)}      ${forwarding[one.forwarding]}    ${one.weight}      ${one.activeConnections}          ${one.inactiveConnections}         `,
+          `  -> ${at(one)}      ${forwarding[one.forwarding]!.padEnd(7)} ${padded(one.weight, 6)} ${padded(one.activeConnections, 10)} ${padded(one.inactiveConnections, 10)}`,
       ),
     ]
   })
@@ -73,21 +85,37 @@ export async function stand({ services, slices }: Objects): Promise<{ rig: Rig; 
   return { rig, wanted: await family.wanted(true) }
 }
 
+/** The same as the daemon tells it, over a real socket. */
+export async function told(rig: Rig): Promise<Wanted> {
+  const folder = mkdtempSync(join(tmpdir(), 'told-'))
+  const path = join(folder, 'run', 'status.sock')
+  const identity = { version: 'test', families: [{ family: 'IPv4', synced: true }] } as unknown as DaemonIdentity
+  const routes = wantedRoutes(() => Promise.resolve(identity), new Map([['IPv4', rig.stack.wanted]]))
+  const server = new HttpServer({ name: 'status', at: { path }, hardFail: true, routes, log: silentLog })
+  await server.start()
+  onTestFinished(() => {
+    server.close()
+    rmSync(folder, { recursive: true })
+  })
+  const { families } = await askDaemonAt(path, true)
+  return wantedAt(path, families[0]!)
+}
+
+/** What stands in the kernel in memory, beside what is wanted. */
+export async function presentOf(rig: Rig, wanted: Wanted | undefined): Promise<Present> {
+  const text = procText(await rig.ipvs.listAll())
+  const rules = await readRules(new Map([['IPv4', rig.iptables]]))
+  return readPresent('IPv4', wanted, { rules, servers: await surveyServers(() => procFile(text)) }, rig)
+}
+
 /** Where the kernel in memory differs from what is wanted, as the commands see it. */
 export async function differences(
   rig: Rig,
   wanted: Wanted,
   excludeCIDRs: readonly string[] = [],
 ): Promise<Difference[]> {
-  const text = procText(await rig.ipvs.listAll())
-  const rules = await readRules(new Map([['IPv4', rig.iptables]]))
-  const present = await readPresent(new Map([['IPv4', wanted]]), rules, {
-    kernel: rig,
-    iptables: new Map([['IPv4', rig.iptables]]),
-    openProc: () => procFile(text),
-  })
   const cidrs = excludeCIDRs.map((cidr) => parseCidr(cidr)!)
-  const found = differencesOf(wanted, present.get('IPv4')!, cidrs)
+  const found = differencesOf(wanted, await presentOf(rig, wanted), cidrs)
   if (found.unread.size > 0) throw new Error(JSON.stringify([...found.unread]))
   return [...found.differences]
 }

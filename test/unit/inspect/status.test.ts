@@ -2,18 +2,19 @@ import { createServer } from 'node:http'
 import type { AddressInfo } from 'node:net'
 import { describe, expect, test } from 'vitest'
 import { ownArguments, withDaemonFlags } from '../../../src/inspect/daemon-flags.ts'
-import { ask, metricValues, readDaemon, urlOf } from '../../../src/inspect/daemon.ts'
+import { ask, metricValues, proxyOfAnswers, readDaemon, urlOf } from '../../../src/inspect/daemon.ts'
 import { differencesOf } from '../../../src/inspect/difference.ts'
 import { diffResult, diffText } from '../../../src/inspect/diff.ts'
-import { chainsOfOtherVariant, proxyOf } from '../../../src/inspect/facts.ts'
+import { chainsOfOtherVariant } from '../../../src/inspect/facts.ts'
 import { otherWriters, writerOf } from '../../../src/inspect/others.ts'
 import { columns, counted, json } from '../../../src/inspect/output.ts'
 import { readPresent, readRules } from '../../../src/inspect/present.ts'
+import { surveyServers } from '../../../src/inspect/servers.ts'
 import { statusOf, statusText, type StatusFacts } from '../../../src/inspect/status.ts'
 import { parseSave } from '../../../src/iptables/text.ts'
 import { parseFlags } from '../../../src/cli/flags.ts'
 import { endpoint, service, slice } from '../proxier/objects.ts'
-import { procFile, procText, stand } from './stand.ts'
+import { presentOf, stand } from './stand.ts'
 
 const tcp = { family: 'IPv4', protocol: 'TCP', address: '10.96.0.10', port: 80 } as const
 
@@ -26,6 +27,8 @@ const facts: StatusFacts = {
   ],
   notes: ['Service default/odd: spec.ports[0].port is missing'],
 }
+
+const origin = { from: 'daemon', text: 'what the daemon says' } as const
 
 describe('status', () => {
   test('counts both sides, names what is lacking for whom, and what drains', async () => {
@@ -40,11 +43,9 @@ describe('status', () => {
     rig.iptables.rules('filter', 'INPUT').push('-p tcp --dport 22 -j ACCEPT')
     const tools = new Map([['IPv4', rig.iptables]] as const)
     const rules = await readRules(tools)
-    const text = procText(await rig.ipvs.listAll())
-    const options = { kernel: rig, iptables: tools, openProc: () => procFile(text) }
-    const present = (await readPresent(new Map([['IPv4', wanted]]), rules, options)).get('IPv4')!
+    const present = await presentOf(rig, wanted)
     const look = { family: 'IPv4', wanted, present, difference: differencesOf(wanted, present, []) } as const
-    const status = statusOf({ families: [look], rules, iptables: tools as never }, facts)
+    const status = statusOf({ origin, families: [look], rules, iptables: tools as never }, facts)
 
     const layer = (name: string) => status.families[0]!.layers.find((one) => one.layer === name)!
     expect(layer('ipvs')).toMatchObject({
@@ -84,21 +85,19 @@ describe('status', () => {
     const { rig, wanted } = await stand({ services: [service()], slices: [] })
     const tools = new Map([['IPv4', rig.iptables]] as const)
     const rules = await readRules(tools)
-    const openProc = (): never => {
+    const servers = await surveyServers(() => {
       throw new Error('ENOENT')
-    }
-    const present = (
-      await readPresent(new Map([['IPv4', wanted]]), rules, { kernel: rig, iptables: tools, openProc })
-    ).get('IPv4')!
+    }).catch((error: Error) => error)
+    const present = await readPresent('IPv4', wanted, { rules, servers }, rig)
     const look = { family: 'IPv4', wanted, present, difference: differencesOf(wanted, present, []) } as const
-    const status = statusOf({ families: [look], rules, iptables: tools as never }, facts)
+    const status = statusOf({ origin, families: [look], rules, iptables: tools as never }, facts)
     expect(status.families[0]!.layers.map(({ layer, present: found }) => [layer, found !== undefined])).toEqual([
       ['ipset', true],
       ['iptables', true],
       ['ipvs', false],
       ['dummy', true],
     ])
-    const result = diffResult('node1', { families: [look] }, [])
+    const result = diffResult('node1', { origin, families: [look] }, [])
     expect(result).toMatchObject({
       differs: true,
       differences: [],
@@ -106,6 +105,30 @@ describe('status', () => {
     })
     expect(diffText(result)).toContain('Could not be read')
   })
+})
+
+test('where it is not known what is wanted, what stands is told', async () => {
+  const { rig } = await stand({ services: [service()], slices: [slice([endpoint('10.0.0.1')])] })
+  const present = await presentOf(rig, undefined)
+  const look = {
+    family: 'IPv4',
+    wanted: undefined,
+    present,
+    difference: differencesOf(undefined, present, []),
+  } as const
+  const nobody = { from: 'nobody', text: 'not known: ECONNREFUSED' } as const
+  const rules = await readRules(new Map([['IPv4', rig.iptables]] as const))
+  const status = statusOf({ origin: nobody, families: [look], rules, iptables: new Map() }, facts)
+  expect(status.families[0]!.layers).toMatchObject([
+    { layer: 'ipset', wanted: undefined, present: { entry: 2 }, drift: undefined },
+    { layer: 'iptables', wanted: undefined, present: { chain: 11 }, drift: undefined },
+    { layer: 'ipvs', wanted: undefined, present: { server: 1, destination: 1 }, drift: undefined },
+    { layer: 'dummy', wanted: undefined, present: { address: 1 }, drift: undefined },
+  ])
+  expect(statusText(status)).toMatch(/IPv4 +ipvs +\? +1 server, 1 destination +\?\n/)
+  const result = diffResult('node1', { origin: nobody, families: [look] }, [])
+  expect(result).toMatchObject({ differs: true, differences: [], unread: {} })
+  expect(diffText(result)).toBe('It is not known what is wanted.\n\nWanted\n  not known: ECONNREFUSED\n')
 })
 
 describe('the daemon', () => {
@@ -137,7 +160,7 @@ describe('the daemon', () => {
     { metrics: answer('kubeproxy_x 1'), proxyMode: silent, proxy: { mode: '' } },
     { metrics: silent, proxyMode: silent, proxy: 'none' },
   ])('is $proxy', ({ metrics, proxyMode, proxy }) => {
-    expect(proxyOf({ metrics, proxyMode, healthz: silent })).toEqual(proxy)
+    expect(proxyOfAnswers({ metrics, proxyMode, healthz: silent })).toEqual(proxy)
   })
 
   test('values of one metric', () => {

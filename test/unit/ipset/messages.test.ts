@@ -73,7 +73,7 @@ describe('messages', () => {
       const survey = new messages.SetSurvey()
       survey.take(received(bytes(kernel.listings[name])))
       const sum = entries.reduce((total, entry) => withHash(total, entryHash(set, entry)), 0)
-      expect(survey.digest).toEqual({ spec: found?.spec, sum })
+      expect(survey.digest).toEqual({ spec: found?.spec, sum, count: entries.length })
     },
   )
 

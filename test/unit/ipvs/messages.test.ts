@@ -139,7 +139,7 @@ SCTP 0A600001:0F1C rr
   const parsed = (given: string, chunk = 65_536): [string, ObservedDestination[]][] => {
     const servers: [string, ObservedDestination[]][] = []
     const parser = new ProcParser({
-      server: (id) => servers.push([serverKey(id), []]),
+      server: ({ id }) => servers.push([serverKey(id), []]),
       destination: ({ family, words, ...rest }) =>
         servers.at(-1)![1].push({ ...rest, address: wordsText(family, words) }),
     })
