@@ -1,3 +1,5 @@
+import type { UdpFlow } from '../conntrack/flows.ts'
+import type { SetRoom } from '../ipset/membership.ts'
 import type { ObservedServer } from '../ipvs/ipvs.ts'
 import type { SavedTable } from '../iptables/text.ts'
 import type { Family, Protocol } from '../model/address.ts'
@@ -67,8 +69,16 @@ export interface KernelState {
   inSet(name: string, directions: readonly string[], packet: Packet): Promise<Told>
   /** Whether a set has an entry, as `ipset save` prints it. */
   hasEntry(set: string, entry: string): Promise<Told>
+  /** How full a set is; undefined where it cannot be told, or knows no bound. */
+  setRoom(set: string): Promise<SetRoom | undefined>
   /** The virtual server, undefined where there is none; a text where it cannot be told. */
   server(id: ServerId): Promise<ObservedServer | undefined | string>
+  /** The virtual server of a firewall mark, named as what it takes packets of. */
+  serverOfMark(mark: number, id: ServerId): Promise<ObservedServer | undefined | string>
+  /** Key of the destination that client affinity has chosen for a client. */
+  pinned(id: ServerId, client: string): Promise<string | undefined>
+  /** UDP flows to a virtual server that netfilter tracks and IPVS does not balance anew; a text where they cannot be read. */
+  staleFlows(server: ObservedServer): Promise<readonly UdpFlow[] | string>
   route(query: RouteQuery): Promise<RouteAnswer>
   /** "net/ipv4/ip_forward"; undefined where there is none. */
   sysctl(name: string): string | undefined

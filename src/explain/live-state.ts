@@ -15,6 +15,7 @@ import { readForeignChains } from './foreign-chains.ts'
 import type { ForeignChain, KernelState, RuleSet } from './kernel-state.ts'
 import { Routes } from './routes.ts'
 import { listens } from './sockets.ts'
+import { pinnedDestination, readStaleFlows } from './standing-flows.ts'
 import { soughtIn } from './sought.ts'
 
 /** The kernel of this network namespace, asked as the walk goes; nothing is changed, no module is loaded. */
@@ -71,6 +72,23 @@ export async function openLiveState(family: Family, run: RunCommand = runCommand
       const key = serverKey(id)
       if (!servers.has(key)) servers.set(key, findServer(id))
       return servers.get(key)!
+    },
+    setRoom: (set) => sets.room(set),
+    serverOfMark: async (mark, id) => {
+      if (!hasIpvs) return undefined
+      try {
+        return await ipvs.findByMark(mark, id)
+      } catch (error) {
+        return `the virtual server of firewall mark ${mark} cannot be read: ${describeError(error)}`
+      }
+    },
+    pinned: (id, client) => pinnedDestination(id, client),
+    staleFlows: async (server) => {
+      try {
+        return await readStaleFlows(server, readSysctl('net/ipv4/vs/expire_nodest_conn') === '1')
+      } catch (error) {
+        return `tracked flows cannot be read: ${describeError(error)}`
+      }
     },
     route: (query) => routes.find(query),
     sysctl: readSysctl,

@@ -36,11 +36,20 @@ const moduleNames: Readonly<Record<string, string>> = {
   state: 'conntrack',
 }
 
-const protocolNumbers: Readonly<Record<string, string>> = { tcp: '6', udp: '17', sctp: '132', all: '0' }
+const protocolNumbers: Readonly<Record<string, string>> = {
+  tcp: '6',
+  udp: '17',
+  sctp: '132',
+  icmp: '1',
+  'ipv6-icmp': '58',
+  all: '0',
+}
 
 function isProtocol(text: string, packet: Packet): boolean {
   const number = protocolNumbers[text] ?? text
-  return number === '0' || number === protocolNumbers[packet.protocol.toLowerCase()]
+  if (number === '0') return true
+  if (packet.isError === true) return number === (packet.family === 'IPv4' ? '1' : '58')
+  return number === protocolNumbers[packet.protocol.toLowerCase()]
 }
 
 /** "10.0.0.0/8", "10.0.0.1", "10.0.0.0/255.0.255.0". */
@@ -176,8 +185,8 @@ const matchers: Readonly<Record<string, Matcher>> = {
 
 /** Modules whose every option is settled alike. */
 const wholeModules: Readonly<Record<string, Matcher>> = {
-  icmp: () => false,
-  icmp6: () => false,
+  icmp: matchIcmp,
+  icmp6: matchIcmp,
   nfacct: yes,
   statistic: ([...args]) => `-m statistic ${args.join(' ')}: by chance`.replace('  ', ' '),
   limit: () => '-m limit: up to a rate',
@@ -185,7 +194,16 @@ const wholeModules: Readonly<Record<string, Matcher>> = {
 }
 
 function tracked({ state }: Packet): boolean {
-  return state === 'NEW' || state === 'ESTABLISHED'
+  return state === 'NEW' || state === 'ESTABLISHED' || state === 'RELATED'
+}
+
+/** "any", "3", "3/3": an error that tells of an unreachable destination is of type 3, of ICMPv6 type 1. */
+function matchIcmp([type = 'any']: readonly string[], { isError, family }: Packet): Told {
+  if (isError !== true) return false
+  if (type === 'any') return true
+  const [number, code] = type.split('/')
+  if (number !== (family === 'IPv4' ? '3' : '1')) return false
+  return code === undefined ? true : `the code of an ICMP error (${type})`
 }
 
 /** "10.0.0.1-10.0.0.9" */

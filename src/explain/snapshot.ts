@@ -1,3 +1,5 @@
+import type { UdpFlow } from '../conntrack/flows.ts'
+import type { SetRoom } from '../ipset/membership.ts'
 import type { ObservedServer } from '../ipvs/ipvs.ts'
 import { cidrContains, parseCidr, type Family } from '../model/address.ts'
 import { serverKey } from '../model/virtual-server.ts'
@@ -29,6 +31,12 @@ export interface Snapshot {
   /** "TCP 10.0.0.1:22", "TCP *:22" */
   readonly sockets?: readonly string[]
   readonly hairpin?: 'all' | 'none' | 'some'
+  readonly rooms?: ReadonlyMap<string, SetRoom>
+  /** Virtual servers by firewall mark. */
+  readonly marks?: ReadonlyMap<number, ObservedServer>
+  /** "10.96.0.10:80/TCP 10.244.1.9" → "10.244.1.2:8080" */
+  readonly pinned?: ReadonlyMap<string, string>
+  readonly staleFlows?: readonly UdpFlow[]
   readonly findings?: readonly string[]
 }
 
@@ -56,6 +64,13 @@ export function snapshotState(snapshot: Snapshot): KernelState {
     },
     hasEntry: async (name, entry) => sets.get(name)?.entries.includes(entry) ?? false,
     server: async (id) => snapshot.servers.find(({ server }) => serverKey(server) === serverKey(id)),
+    setRoom: async (name) => snapshot.rooms?.get(name),
+    serverOfMark: async (mark, id) => {
+      const found = snapshot.marks?.get(mark)
+      return found && { ...found, server: { ...found.server, ...id } }
+    },
+    pinned: async (id, client) => snapshot.pinned?.get(`${serverKey(id)} ${client}`),
+    staleFlows: async () => snapshot.staleFlows ?? [],
     route: async (query) => findRoute(snapshot, query, sysctl),
     sysctl,
     listens: (protocol, address, port) =>

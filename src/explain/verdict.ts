@@ -1,3 +1,4 @@
+import { flowText, type UdpFlow } from '../conntrack/flows.ts'
 import { destinationKey, serverKey, type ServerId } from '../model/virtual-server.ts'
 import type { Answer } from './answers.ts'
 import type { Doubt, Hit } from './chains.ts'
@@ -37,6 +38,7 @@ export type VerdictCode =
   | 'destination-not-wanted'
   | 'destination-unreachable'
   | 'set-entry-missing'
+  | 'set-full'
   | 'rule-missing'
   | 'ipvs-conntrack-off'
   | 'not-tracked'
@@ -50,6 +52,12 @@ export type VerdictCode =
   /** The Service has the port, but the plan has no virtual server at the address: nodePortAddresses. */
   | 'address-not-served'
   | 'endpoint-not-listening'
+  /** A virtual server of a firewall mark, which is somebody else's, takes the packet first. */
+  | 'taken-by-mark'
+  /** A rule of somebody else takes away the mark by which ours masquerade. */
+  | 'mark-lost'
+  /** A new flow is served, but there are some that the client has had for longer. */
+  | 'stale-flow'
 
 export interface Verdict {
   readonly code: VerdictCode
@@ -78,12 +86,31 @@ export interface Evidence {
   /** net.ipv4.vs.conntrack is 1. */
   readonly tracksIpvs: boolean
   readonly isLocalPolicy: boolean
+  /** UDP flows that the virtual server does not balance anew, and whose they may be: all addresses of the client. */
+  readonly staleFlows: readonly UdpFlow[]
+  readonly clients: readonly string[]
 }
 
 type Cause = Omit<Verdict, 'isCertain'>
 
-/** The one verdict of all ways. */
+/** The one verdict: of a new connection's ways, unless it is the client's older flows that are not served. */
 export function judge(evidence: Evidence): Verdict {
+  const verdict = judgeWays(evidence)
+  const { staleFlows, clients, target } = evidence
+  const stale = staleFlows.filter(({ source }) => clients.includes(source))
+  const [first] = stale
+  if (first === undefined || verdict.answer !== 'answered') return verdict
+  const count = stale.length === 1 ? 'a UDP flow' : `${stale.length} UDP flows`
+  return {
+    code: 'stale-flow',
+    answer: 'unknown',
+    text: `${count} of ${first.source} from before goes past the destinations: ${flowText(first)}, for as long as datagrams come from that port; a new flow is ${verdict.text}`,
+    advice: `conntrack -D -p udp -s ${first.source} -d ${target.address} --dport ${target.port}`,
+    isCertain: verdict.isCertain,
+  }
+}
+
+function judgeWays(evidence: Evidence): Verdict {
   const causes = evidence.ways.map((way) => ({ way, ...judgeWay(way, evidence) }))
   const [first, ...others] = causes
   if (first === undefined) {
@@ -101,9 +128,28 @@ function doubtText({ hit, why }: Doubt): string {
 }
 
 function judgeWay(way: Way, evidence: Evidence): { cause: Cause; isCertain: boolean } {
-  if (way.balanced !== undefined) return judgeBalanced(way, way.balanced.results, evidence)
+  const { balanced } = way
+  if (balanced !== undefined) {
+    const { cause, isCertain } = judgeBalanced(way, balanced.results, evidence)
+    if (balanced.mark !== undefined) return { cause: markCause(way, balanced.mark, cause), isCertain }
+    if (balanced.pinned === undefined) return { cause, isCertain }
+    const kept = `client affinity keeps ${way.packet.source} at ${balanced.pinned}`
+    return { cause: { ...cause, text: `${cause.text}; ${kept}` }, isCertain }
+  }
   const cause = redirected(way) ?? causeOf(way, way.end!, evidence)
   return { cause, isCertain: cause.answer !== 'unknown' }
+}
+
+function markCause(way: Way, mark: number, { answer, text }: Cause): Cause {
+  const shown = `0x${mark.toString(16)}`
+  const setter = hitsOf(way).findLast(({ effect }) => effect.startsWith('mark '))
+  const by = setter === undefined ? '' : `, set by ${ruleName(setter)}`
+  return {
+    code: 'taken-by-mark',
+    answer,
+    text: `firewall mark ${shown}${by} has a virtual server of its own, which is none of ours and goes before that of the address; ${text}`,
+    advice: `see who made it: ipvsadm -Ln -f ${mark}`,
+  }
 }
 
 function judgeBalanced(
@@ -188,6 +234,11 @@ function redirected(way: Way): Cause | undefined {
 }
 
 function causeOf(way: Way, end: End, evidence: Evidence): Cause {
+  const cause = causeOfEnd(way, end, evidence)
+  return end.lost === undefined ? cause : { ...cause, text: `${cause.text}; ${end.lost}` }
+}
+
+function causeOfEnd(way: Way, end: End, evidence: Evidence): Cause {
   const { answer, text } = end
   switch (end.code) {
     case 'answered':
@@ -252,7 +303,13 @@ const repair = 'the next look of the daemon repairs it (syncPeriod); is it runni
 
 function difference(evidence: Evidence, ...codes: readonly DifferenceCode[]): Cause | undefined {
   const found = evidence.differences?.find(({ code }) => codes.includes(code))
-  return found && { code: verdictOf(found.code), answer: 'unknown', text: found.text, advice: repair }
+  return found && { code: verdictOf(found.code), answer: 'unknown', text: found.text, advice: adviceOf(found.code) }
+}
+
+function adviceOf(code: DifferenceCode): string {
+  return code === 'set-full'
+    ? 'the daemon puts a larger set in its place: see its log for why not, and whose the entries are that are none of ours'
+    : repair
 }
 
 function verdictOf(code: DifferenceCode): VerdictCode {
@@ -294,7 +351,7 @@ function ownRule(end: End, by: Hit, evidence: Evidence): Cause {
   if (by.chain !== 'KUBE-IPVS-FILTER') {
     return { code: 'dropped-by-own-rule', answer, text: `${describeDecision(end)}, which is ours` }
   }
-  const known = because(end, evidence, 'set-entry-missing', 'rule-missing')
+  const known = because(end, evidence, 'set-entry-missing', 'set-full', 'rule-missing')
   if (known !== undefined) return known
   if (evidence.hasServer) {
     const text = `there is a virtual server ${key}, but none of the sets has it: rejected by ${ruleName(by)}`
@@ -305,8 +362,10 @@ function ownRule(end: End, by: Hit, evidence: Evidence): Cause {
 }
 
 function missingEntry(evidence: Evidence, name: RegExp): Cause | undefined {
-  const found = evidence.differences?.find(({ code, object }) => code === 'set-entry-missing' && name.test(object))
-  return found && { code: 'set-entry-missing', answer: 'unknown', text: found.text, advice: repair }
+  const found = evidence.differences?.find(
+    ({ code, object }) => (code === 'set-entry-missing' || code === 'set-full') && name.test(object),
+  )
+  return found && { code: verdictOf(found.code), answer: 'unknown', text: found.text, advice: adviceOf(found.code) }
 }
 
 function foreignRule(way: Way, end: End, by: Hit, evidence: Evidence): Cause {
@@ -437,6 +496,12 @@ function notMasqueraded(way: Way, end: End, evidence: Evidence): Cause {
   if (rule !== undefined) return { code: 'rule-missing', answer, text: `${rule.text}; so ${text}`, advice: repair }
   const entry = missingEntry(evidence, isHairpin ? /LOOP-BACK/ : /./)
   if (entry !== undefined) return { ...entry, answer, text: `${entry.text}; so ${text}` }
+  const marks = hitsOf(way).filter(({ effect }) => effect.startsWith('mark '))
+  const taker = marks.findLast(({ ours }) => !ours)
+  if (taker !== undefined && marks.some(({ ours }) => ours)) {
+    const why = `${ruleName(taker)}, which is not ours, takes away the mark by which rules of ours masquerade (${taker.effect})`
+    return { code: 'mark-lost', answer, text: `${why}: ${text}` }
+  }
   const foreign = hitsOf(way).find(
     ({ ours, table, effect }) => !ours && table === 'nat' && /^(ACCEPT|RETURN|SNAT)/.test(effect),
   )

@@ -5,6 +5,7 @@ import { answerOfReject, answerOfRoute, configName, type Answer } from './answer
 import { merge, passChain, type Doubt, type Hit, type Passage } from './chains.ts'
 import type { KernelState, RouteAnswer } from './kernel-state.ts'
 import { clientPort, packetKey, packetText, type Packet } from './packet.ts'
+import { followRefusal } from './refusal.ts'
 
 /** Where a packet comes from. */
 export interface Origin {
@@ -62,8 +63,10 @@ export interface End {
   readonly text: string
   /** The rule or policy that decided. */
   readonly by?: Hit
-  /** Of a routing error. */
+  /** What a process of the node is told by the call itself, or a routing error. */
   readonly errno?: string
+  /** Why a refusal does not come to the client. */
+  readonly lost?: string
   /** Client address that the endpoint sees. */
   readonly seen?: string
 }
@@ -71,6 +74,15 @@ export interface End {
 export interface DestinationResult {
   readonly destination: ObservedDestination
   readonly ways: readonly Way[]
+}
+
+export interface Balanced {
+  readonly server: ObservedServer
+  readonly results: readonly DestinationResult[]
+  /** The virtual server is one of this firewall mark, and of no address. */
+  readonly mark?: number
+  /** Key of the destination that client affinity has chosen before. */
+  readonly pinned?: string
 }
 
 /** One way a packet can go; there is more than one only where something cannot be told. */
@@ -82,7 +94,7 @@ export interface Way {
   readonly hooks: readonly string[]
   readonly end?: End
   /** IPVS took it: what becomes of it with each destination that may be chosen. */
-  readonly balanced?: { readonly server: ObservedServer; readonly results: readonly DestinationResult[] }
+  readonly balanced?: Balanced
   /** The client address that the endpoint gets to see. */
   readonly seen?: string
 }
@@ -127,7 +139,19 @@ export class Walk {
       sourceTranslated: false,
     }
     const start: Way = { packet, steps: [], doubts: [], hooks: [] }
-    return origin.kind === 'node' ? this.#fromNode(start) : this.#fromWire(start)
+    const isOwn = origin.kind === 'node'
+    const ways = await (isOwn ? this.#fromNode(start) : this.#fromWire(start))
+    return Promise.all(ways.map((way) => this.#withRefusals(way, isOwn)))
+  }
+
+  async #withRefusals(way: Way, isOwn: boolean): Promise<Way> {
+    const { balanced } = way
+    if (balanced === undefined) return followRefusal(this.#kernel, way, isOwn)
+    const follow = async ({ destination, ways }: DestinationResult): Promise<DestinationResult> => ({
+      destination,
+      ways: await Promise.all(ways.map((one) => followRefusal(this.#kernel, one, isOwn))),
+    })
+    return { ...way, balanced: { ...balanced, results: await Promise.all(balanced.results.map(follow)) } }
   }
 
   /** In by a link: netfilter's PREROUTING, routing, INPUT, IPVS at LOCAL_IN. */
@@ -224,7 +248,9 @@ export class Walk {
     const { family, protocol, destination, destinationPort } = packet
     const id: ServerId = { family, protocol, address: destination, port: destinationPort }
     const place = `IPVS at ${hook}`
-    const server = await this.#kernel.server(id)
+    // A firewall mark is looked up first (ip_vs_service_find).
+    const marked = packet.mark === 0 ? undefined : await this.#kernel.serverOfMark(packet.mark, id)
+    const server = marked ?? (await this.#kernel.server(id))
     if (typeof server === 'string') {
       return [ended(way, { code: 'untold-server', answer: 'unknown', place, text: server })]
     }
@@ -232,24 +258,42 @@ export class Walk {
       const on = withStep(way, place, `no virtual server ${serverKey(id)}: passed on`)
       return hook === 'LOCAL_IN' ? this.#deliver(on) : this.#sendOn(on)
     }
-    const chosen = server.destinations.filter(({ weight }) => weight > 0)
+    const pinned = marked === undefined ? await this.#pinned(server, packet.source) : undefined
+    const chosen = pinned === undefined ? server.destinations.filter(({ weight }) => weight > 0) : [pinned]
     const { scheduler, timeout } = server.server
     const affinity = timeout > 0 ? `, client affinity ${timeout} s` : ''
+    const name = marked === undefined ? serverKey(id) : `of firewall mark 0x${packet.mark.toString(16)}`
     const list = chosen.map((one) => `${destinationKey(one)} (weight ${one.weight})`).join(', ')
     if (chosen.length === 0) {
       const why = server.destinations.length === 0 ? 'has no destination' : 'has only destinations of weight 0'
-      const text = `virtual server ${serverKey(id)} ${why}: refused with port unreachable`
+      const text = `virtual server ${name} ${why}: refused with port unreachable`
       const how = family === 'IPv4' ? 'icmp-port-unreachable' : 'icmp6-port-unreachable'
       return [ended(way, { code: 'no-destination', answer: answerOfReject(how, protocol), place, text })]
     }
-    const text = `virtual server ${serverKey(id)}, ${scheduler}${affinity}: one of ${list}${restingText(server)}`
+    const which = pinned === undefined ? 'one of ' : `${packet.source} is kept at `
+    const text = `virtual server ${name}, ${scheduler}${affinity}: ${which}${list}${restingText(server)}`
     const on = withStep(way, place, text)
     const results: DestinationResult[] = []
     for (const destination of chosen.slice(0, mostDestinations)) {
       const start: Way = { ...on, steps: [], doubts: [] }
       results.push({ destination, ways: mergeWays(await this.#toDestination(start, id, destination, hook)) })
     }
-    return [{ ...on, balanced: { server, results } }]
+    const balanced: Balanced = {
+      server,
+      results,
+      ...(marked === undefined ? {} : { mark: packet.mark }),
+      ...(pinned === undefined ? {} : { pinned: destinationKey(pinned) }),
+    }
+    return [{ ...on, balanced }]
+  }
+
+  /** The destination of the client's affinity, while it counts (ip_vs_check_template). */
+  async #pinned({ server, destinations }: ObservedServer, client: string): Promise<ObservedDestination | undefined> {
+    if (server.timeout === 0) return undefined
+    const key = await this.#kernel.pinned(server, client)
+    const found = destinations.find((one) => destinationKey(one) === key)
+    const expires = this.#kernel.sysctl('net/ipv4/vs/expire_quiescent_template') === '1'
+    return found !== undefined && (found.weight > 0 || !expires) ? found : undefined
   }
 
   async #toDestination(
@@ -590,6 +634,11 @@ function fromPassage(way: Way, passage: Passage, place: string, direction: 'requ
   const { by } = fate
   if (fate.kind === 'untold') {
     return { ...next, end: { code: 'untold-target', answer: 'unknown', direction, place, text: fate.why, by } }
+  }
+  // Whoever sends a datagram is told that it is dropped on its way out, unless IPVS has taken it over.
+  const isTold = fate.kind === 'drop' && direction === 'request' && packet.protocol === 'UDP'
+  if (isTold && packet.inLink === '' && packet.server === undefined) {
+    return { ...next, end: { code: 'rule', answer: 'unreachable', direction, place, text: '', by, errno: 'EPERM' } }
   }
   const answer = fate.kind === 'drop' || direction === 'reply' ? 'nothing' : answerOfReject(fate.how, packet.protocol)
   return { ...next, end: { code: 'rule', answer, direction, place, text: '', by } }

@@ -50,6 +50,7 @@ export const createAttributes = attributes('ipset set', {
   portTo: [5, net16],
   hashsize: [18, net32],
   maxelem: [19, net32],
+  elements: [24, net32], // where the kernel tells it, since Linux 4.9
   references: [25, net32],
 })
 
@@ -215,6 +216,12 @@ export function changeEntriesMessage(
 /** Entries per message: below 64 kB, the limit of an attribute's length. */
 export function entriesPerMessage(set: SetSpec): number {
   return set.family === 'IPv6' ? 750 : 1000
+}
+
+/** Entries and room of the set in a listing; undefined where it does not say. */
+export function roomOf(payload: Buffer): { members: number; size: number } | undefined {
+  const { elements, maxelem } = setAttributes.decode(payload, headerLength).data ?? {}
+  return elements === undefined || maxelem === undefined ? undefined : { members: elements, size: maxelem }
 }
 
 /** Decodes a payload after nlmsghdr. */

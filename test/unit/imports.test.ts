@@ -22,7 +22,7 @@ const rooms: Record<string, string[]> = {
   health: ['lib', 'model'],
   debug: [],
   proxier: ['lib', 'model', 'reconcile'],
-  explain: ['lib', 'model', 'netlink', 'ipvs', 'ipset', 'dummy', 'iptables', 'kube', 'proxier'],
+  explain: ['lib', 'model', 'netlink', 'ipvs', 'ipset', 'dummy', 'iptables', 'conntrack', 'kube', 'proxier'],
   cli: ['config', 'lib'],
   inspect: [
     'cli',

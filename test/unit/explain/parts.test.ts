@@ -294,6 +294,13 @@ test('a question for a route, and its answer', () => {
   expect(decodeRoute(answer)).toEqual({ type: 1, outLink: 2, gateway: '192.168.60.2', source: '192.168.60.1' })
 })
 
+test('a question for a route of SCTP, which the kernel knows no ports of', () => {
+  const writer = new Writer()
+  const query = { destination: '10.96.0.10', mark: 0, protocol: 'SCTP' as const, destinationPort: 80 }
+  routeMessage(query, undefined, 0).write(writer)
+  expect(writer.bytes().toString('hex')).toBe('022000000000000000000000' + '080001000a60000a')
+})
+
 function chainBytes(family: number, table: string, name: string, number: number, policy: number, uses: number): Buffer {
   const body = chainAttributes.encode({ table, name, hook: { number, priority: 10 }, policy, uses })
   return Buffer.concat([Buffer.from([family, 0, 0, 0]), body])
