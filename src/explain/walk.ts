@@ -156,15 +156,7 @@ export class Walk {
 
   /** In by a link: netfilter's PREROUTING, routing, INPUT, IPVS at LOCAL_IN. */
   #fromWire(way: Way): Promise<readonly Way[]> {
-    return this.#through(
-      [way],
-      [
-        this.#table('raw', 'PREROUTING'),
-        this.#table('mangle', 'PREROUTING'),
-        this.#nat('PREROUTING'),
-        (one) => this.#routeIn(one),
-      ],
-    )
+    return this.#through([way], [...this.#prerouting(), this.#nat('PREROUTING'), (one) => this.#routeIn(one)])
   }
 
   async #routeIn(way: Way): Promise<readonly Way[]> {
@@ -184,8 +176,27 @@ export class Walk {
     return [this.#noRoute(way, route, 'no-route')]
   }
 
+  #prerouting(): Stage[] {
+    return [this.#table('raw', 'PREROUTING'), this.#table('mangle', 'PREROUTING')]
+  }
+
   #input(): Stage[] {
     return [this.#table('mangle', 'INPUT'), this.#table('filter', 'INPUT'), this.#table('security', 'INPUT')]
+  }
+
+  #forwarding(): Stage[] {
+    const forward = ['mangle', 'filter', 'security'].map((table) => this.#table(table, 'FORWARD'))
+    return [...forward, this.#table('mangle', 'POSTROUTING')]
+  }
+
+  /** Before nat and IPVS. */
+  #output(): Stage[] {
+    return [this.#table('raw', 'OUTPUT'), this.#table('mangle', 'OUTPUT')]
+  }
+
+  /** After them. */
+  #leaving(): Stage[] {
+    return [this.#table('filter', 'OUTPUT'), this.#table('security', 'OUTPUT'), this.#table('mangle', 'POSTROUTING')]
   }
 
   async #forward(way: Way): Promise<readonly Way[]> {
@@ -193,10 +204,7 @@ export class Walk {
     return this.#through(
       [way],
       [
-        this.#table('mangle', 'FORWARD'),
-        this.#table('filter', 'FORWARD'),
-        this.#table('security', 'FORWARD'),
-        this.#table('mangle', 'POSTROUTING'),
+        ...this.#forwarding(),
         this.#nat('POSTROUTING'),
         this.#finish('routed-on', 'leaves', 'routing', `leaves by ${link} as ${packetText(way.packet)}`),
       ],
@@ -216,13 +224,7 @@ export class Walk {
     const out = withStep({ ...way, packet }, 'routing', `${destination} is ${on}; the packet's source is ${source}`)
     return this.#through(
       [out],
-      [
-        this.#table('raw', 'OUTPUT'),
-        this.#table('mangle', 'OUTPUT'),
-        this.#nat('OUTPUT'),
-        (one) => this.#routeAgain(one),
-        (one) => this.#ipvs(one, 'LOCAL_OUT'),
-      ],
+      [...this.#output(), this.#nat('OUTPUT'), (one) => this.#routeAgain(one), (one) => this.#ipvs(one, 'LOCAL_OUT')],
     )
   }
 
@@ -345,11 +347,8 @@ export class Walk {
     return this.#through(
       [out],
       [
-        this.#table('raw', 'OUTPUT'),
-        this.#table('mangle', 'OUTPUT'),
-        this.#table('filter', 'OUTPUT'),
-        this.#table('security', 'OUTPUT'),
-        this.#table('mangle', 'POSTROUTING'),
+        ...this.#output(),
+        ...this.#leaving(),
         this.#sourceNat(route.source ?? ''),
         (one) => this.#reply(one, destination, route),
       ],
@@ -362,29 +361,14 @@ export class Walk {
     // lo has no address that MASQUERADE takes: IPv4 goes on to the first of another link (inet_select_addr), IPv6 takes
     // the destination itself (RFC 6724, rule 1).
     const own = family === 'IPv4' ? this.#kernel.nodeAddresses[0] : destination
-    const out: Stage[] = [
-      this.#table('filter', 'OUTPUT'),
-      this.#table('security', 'OUTPUT'),
-      this.#table('mangle', 'POSTROUTING'),
-      this.#sourceNat(outLink === 'lo' ? (own ?? '') : ''),
-    ]
+    const out: Stage[] = [...this.#leaving(), this.#sourceNat(outLink === 'lo' ? (own ?? '') : '')]
     if (outLink !== 'lo') {
       const leave: Stage = (one) =>
         this.#finish('routed-on', 'leaves', 'routing', `leaves by ${outLink} as ${packetText(one.packet)}`)(one)
       return this.#through([way], [...out, leave])
     }
     const loop: Stage = async (one) => [{ ...one, packet: { ...one.packet, inLink: 'lo', outLink: '' } }]
-    return this.#through(
-      [way],
-      [
-        ...out,
-        loop,
-        this.#table('raw', 'PREROUTING'),
-        this.#table('mangle', 'PREROUTING'),
-        ...this.#input(),
-        (one) => this.#deliver(one),
-      ],
-    )
+    return this.#through([way], [...out, loop, ...this.#prerouting(), ...this.#input(), (one) => this.#deliver(one)])
   }
 
   /** To a socket of the node. */
@@ -420,15 +404,10 @@ export class Walk {
     return this.#through(
       [turned(way, isOwn ? 'lo' : this.#facts.origin.inLink)],
       [
-        this.#table('raw', 'OUTPUT'),
-        this.#table('mangle', 'OUTPUT'),
+        ...this.#output(),
         service,
-        this.#table('filter', 'OUTPUT'),
-        this.#table('security', 'OUTPUT'),
-        this.#table('mangle', 'POSTROUTING'),
-        ...(isOwn
-          ? [loop, this.#table('raw', 'PREROUTING'), this.#table('mangle', 'PREROUTING'), ...this.#input()]
-          : []),
+        ...this.#leaving(),
+        ...(isOwn ? [loop, ...this.#prerouting(), ...this.#input()] : []),
         done,
       ],
     )
@@ -475,10 +454,7 @@ export class Walk {
     const onward: Stage = bridged
       ? (one) => this.#replyForward({ ...one, packet: { ...one.packet, outLink: route.link } })
       : (one) => this.#routeReply(one)
-    return this.#through(
-      [in_],
-      [this.#table('raw', 'PREROUTING'), this.#table('mangle', 'PREROUTING'), untranslate, onward],
-    )
+    return this.#through([in_], [...this.#prerouting(), untranslate, onward])
   }
 
   async #routeReply(way: Way): Promise<readonly Way[]> {
@@ -498,10 +474,7 @@ export class Walk {
     return this.#through(
       [way],
       [
-        this.#table('mangle', 'FORWARD'),
-        this.#table('filter', 'FORWARD'),
-        this.#table('security', 'FORWARD'),
-        this.#table('mangle', 'POSTROUTING'),
+        ...this.#forwarding(),
         this.#finish('answered', 'answered', 'IPVS at FORWARD', 'the client is answered', this.#seen(way)),
       ],
     )

@@ -11,6 +11,8 @@ export interface CampaignOptions {
   /** Ends with the first state that comes to so many. */
   readonly combinations: number
   readonly perState: number
+  /** Or with the first that ends after so many. */
+  readonly seconds?: number
   readonly onState?: (done: number) => void
 }
 
@@ -40,7 +42,7 @@ export function randomServices(seed: number, count: number, from = 1): readonly 
 export async function runCampaign(
   lab: ExplainLab,
   shapes: readonly ServiceShape[],
-  { seed, combinations, perState, onState }: CampaignOptions,
+  { seed, combinations, perState, seconds: most = Number.POSITIVE_INFINITY, onState }: CampaignOptions,
 ): Promise<CampaignResult> {
   const began = Date.now()
   const random = new Random(seed ^ 0x5bd1e995)
@@ -48,7 +50,8 @@ export async function runCampaign(
   const verdicts: Record<string, number> = {}
   const mistakes: string[] = []
   let [done, states, healthy, cannotTell, leaves] = [0, 0, 0, 0, 0]
-  while (done < combinations) {
+  const elapsed = (): number => Math.round((Date.now() - began) / 1000)
+  while (done < combinations && elapsed() < most) {
     const shape = random.pick(shapes)
     const faults = randomFaults(random, shape, standing)
     const probes = Array.from({ length: perState }, () =>
@@ -75,8 +78,7 @@ export async function runCampaign(
     if (broken.length === 0) healthy += probes.length
     onState?.(done)
   }
-  const seconds = Math.round((Date.now() - began) / 1000)
-  return { seed, combinations: done, states, healthy, verdicts, cannotTell, leaves, seconds, mistakes }
+  return { seed, combinations: done, states, healthy, verdicts, cannotTell, leaves, seconds: elapsed(), mistakes }
 }
 
 /** Whether the fault could be made: what it takes away may not be there. */

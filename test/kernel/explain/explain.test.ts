@@ -43,7 +43,7 @@ test.each(Object.keys(shapes) as Name[])('in good order: %s', async (to) => {
   expect(await mistakes(asks)).toEqual([])
 })
 
-test.each(setUps)('$name: $code $doctor', async ({ by, undo, asked, code, says = '', doctor }) => {
+test.each(setUps)('$name', async ({ by, undo, asked, code, says = '', doctor }) => {
   lab.shell(by)
   try {
     if (asked !== undefined) {

@@ -1,13 +1,14 @@
 // What `explain` says of a packet, and what becomes of the packet: on node-a, whose daemon has ended, so that nothing is
 // repaired meanwhile.
-import { execFileSync, spawn, type ChildProcess } from 'node:child_process'
+import { spawn, type ChildProcess } from 'node:child_process'
 import { join } from 'node:path'
 import { createInterface } from 'node:readline'
-import type { Explanation } from '../../../src/explain/explain.ts'
+import type { Explanation, ExplainRequest } from '../../../src/explain/explain.ts'
 import type { End } from '../../../src/explain/walk.ts'
 import type { Finding } from '../../../src/inspect/checks.ts'
 import type { Family } from '../../../src/model/address.ts'
 import { destinationKey } from '../../../src/model/virtual-server.ts'
+import type { Namespace } from '../lab.ts'
 import { addressOf, clusterCIDRs, Network, nodes, pods, type Actor, type Transport } from '../traffic/network.ts'
 import { silence } from '../traffic/rows.ts'
 import type { Answer } from './explain-main.ts'
@@ -68,20 +69,48 @@ export function forecast(explanation: Explanation, family: Family): Forecast {
   }
 }
 
-export class ExplainLab {
-  readonly network: Network
+/** The program's `explain` and `doctor` in a namespace, in one process for all questions. */
+export class Explainer {
   readonly #child: ChildProcess
   readonly #answers: AsyncIterator<string>
 
-  private constructor(network: Network) {
-    this.network = network
-    const { name } = network.namespace('node-a')
-    const flags = ['--proxy-mode=ipvs', '--hostname-override=node-a', clusterCIDRs]
-    const program = [join(import.meta.dirname, 'explain-main.ts'), network.folder, ...flags]
-    this.#child = spawn('ip', ['netns', 'exec', name, process.execPath, ...program], {
+  constructor(namespace: Namespace, folder: string, node: string, ...flags: readonly string[]) {
+    const given = ['--proxy-mode=ipvs', `--hostname-override=${node}`, clusterCIDRs, ...flags]
+    const program = [join(import.meta.dirname, 'explain-main.ts'), folder, ...given]
+    this.#child = spawn('ip', ['netns', 'exec', namespace.name, process.execPath, ...program], {
       stdio: ['pipe', 'pipe', 'inherit'],
     })
     this.#answers = createInterface({ input: this.#child.stdout! })[Symbol.asyncIterator]()
+  }
+
+  explain(requests: readonly ExplainRequest[]): Promise<readonly Answer[]> {
+    return this.#order(requests)
+  }
+
+  doctor(): Promise<readonly Finding[]> {
+    return this.#order('doctor')
+  }
+
+  end(): void {
+    this.#child.stdin!.end()
+  }
+
+  async #order<T>(order: unknown): Promise<T> {
+    this.#child.stdin!.write(`${JSON.stringify(order)}\n`)
+    const { value } = await this.#answers.next()
+    if (typeof value !== 'string') throw new Error(`the explainer ended on ${JSON.stringify(order)}`)
+    // oxlint-disable-next-line typescript/no-unsafe-type-assertion -- explain-main.ts writes it
+    return JSON.parse(value) as T
+  }
+}
+
+export class ExplainLab {
+  readonly network: Network
+  readonly #explainer: Explainer
+
+  private constructor(network: Network) {
+    this.network = network
+    this.#explainer = new Explainer(network.namespace('node-a'), network.folder, 'node-a')
   }
 
   static async start(objects: readonly unknown[]): Promise<ExplainLab> {
@@ -91,39 +120,22 @@ export class ExplainLab {
   }
 
   async end(): Promise<void> {
-    this.#child.stdin!.end()
+    this.#explainer.end()
     await this.network.destroy()
   }
 
   /** Runs shell lines in node-a, up to the first that fails. */
   shell(lines: readonly string[]): string {
-    if (lines.length === 0) return ''
-    const { name } = this.network.namespace('node-a')
-    return execFileSync('ip', ['netns', 'exec', name, 'sh', '-ec', lines.join('\n')], {
-      encoding: 'utf8',
-      stdio: ['ignore', 'pipe', 'pipe'],
-      maxBuffer: 64 << 20,
-    })
+    return lines.length === 0 ? '' : this.network.namespace('node-a').run('sh', '-ec', lines.join('\n'))
   }
 
   explain(probes: readonly Probe[]): Promise<readonly Answer[]> {
-    const requests = probes.map((one) => ({
-      target: `${destinationKey(one)}/${one.transport}`,
-      from: fromOf(one),
-    }))
-    return this.#order(requests)
+    const targetOf = (one: Probe): string => `${destinationKey(one)}/${one.transport}`
+    return this.#explainer.explain(probes.map((one) => ({ target: targetOf(one), from: fromOf(one) })))
   }
 
   doctor(): Promise<readonly Finding[]> {
-    return this.#order('doctor')
-  }
-
-  async #order<T>(order: unknown): Promise<T> {
-    this.#child.stdin!.write(`${JSON.stringify(order)}\n`)
-    const { value } = await this.#answers.next()
-    if (typeof value !== 'string') throw new Error(`the explainer ended on ${JSON.stringify(order)}`)
-    // oxlint-disable-next-line typescript/no-unsafe-type-assertion -- explain-main.ts writes it
-    return JSON.parse(value) as T
+    return this.#explainer.doctor()
   }
 
   /** What the asker hears: two rounds of the scheduler. Long is waited for what is to come, not for what is not. */

@@ -9,7 +9,8 @@ const result = await startCampaign(
   {
     seed,
     combinations: number('EXPLAIN_COMBINATIONS', 600),
-    perState: number('EXPLAIN_PER_STATE', 16),
+    perState: number('EXPLAIN_PER_STATE', 12),
+    seconds: number('EXPLAIN_SECONDS', Number.POSITIVE_INFINITY),
     onState: (done) => console.error(`seed ${seed}: ${done} combinations`),
   },
   number('EXPLAIN_SERVICES', 24),
