@@ -8,12 +8,22 @@ import type { Packet } from './packet.ts'
 
 /** The tables of one variant of iptables; a node may have both, and packets then pass both. */
 export interface RuleSet {
-  /** "nft", "legacy"; "" where there is no choice. */
+  /** "nft", "legacy"; "" where there is no choice; "nftables" of a chain that is none of iptables'. */
   readonly variant: string
   readonly tables: ReadonlyMap<string, SavedTable>
+  /** How nftables itself names a chain that stands in `tables` under the name of its hook, and its rules. */
+  readonly native?: NativeNames
 }
 
-/** A base chain of nftables that no iptables table has. Its rules are not evaluated. */
+export interface NativeNames {
+  /** "inet firewalld" */
+  readonly table: string
+  readonly chain: string
+  /** By chain and rule as they stand in `tables`. */
+  readonly shown: ReadonlyMap<string, { readonly number: number; readonly rule: string }>
+}
+
+/** A base chain of nftables that no iptables table has, and whose rules could not be read. */
 export interface ForeignChain {
   /** "inet firewalld filter_INPUT" */
   readonly name: string

@@ -13,6 +13,7 @@ import { isIPv6LinkLocal, isLoopback, type Family } from '../model/address.ts'
 import { serverKey, type ServerId } from '../model/virtual-server.ts'
 import { readForeignChains } from './foreign-chains.ts'
 import type { ForeignChain, KernelState, RuleSet } from './kernel-state.ts'
+import { readNativeChains } from './native-chains.ts'
 import { Routes } from './routes.ts'
 import { listens } from './sockets.ts'
 import { pinnedDestination, readStaleFlows } from './standing-flows.ts'
@@ -35,11 +36,12 @@ export async function openLiveState(family: Family, run: RunCommand = runCommand
     }
   }
   const dummy = new KernelDummy()
-  const [ruleSets, links, foreignChains] = await Promise.all([
+  const [iptables, links, chains] = await Promise.all([
     readRuleSets(family, run, findings),
     noted<readonly Link[]>('links', dummy.links(), []),
     noted<readonly ForeignChain[]>('nftables chains', readForeignChains(family), []),
   ])
+  const { ruleSets: native, unread } = await readNativeChains(family, chains, run)
   const device = links.find(({ name }) => name === deviceName)?.index
   // Those of the dummy device are not even decoded.
   const addresses = dummy.addresses({ family, isOn: (index) => index !== device })
@@ -61,8 +63,8 @@ export async function openLiveState(family: Family, run: RunCommand = runCommand
   if (!hasIpvs) findings.push('the kernel has no IPVS: the module ip_vs is not loaded')
   return {
     family,
-    ruleSets,
-    foreignChains,
+    ruleSets: [...iptables, ...native],
+    foreignChains: unread,
     links,
     nodeAddresses: [...new Set(own)].filter((address) => !isLoopback(address) && !isIPv6LinkLocal(address)),
     findings,

@@ -52,8 +52,16 @@ function isProtocol(text: string, packet: Packet): boolean {
   return number === protocolNumbers[packet.protocol.toLowerCase()]
 }
 
-/** "10.0.0.0/8", "10.0.0.1", "10.0.0.0/255.0.255.0". */
+const both = (a: Told, b: Told): Told => (a === true || b === true ? true : typeof a === 'string' ? a : b)
+
+/** Of a list, which only rules of nftables have. */
+function anyOf(list: string, test: (one: string) => Told): Told {
+  return list.includes(',') ? list.split(',').map(test).reduce(both, false) : test(list)
+}
+
+/** "10.0.0.0/8", "10.0.0.1", "10.0.0.0/255.0.255.0"; of nftables "10.0.0.1-10.0.0.9". */
 function inRange(text: string, address: string): Told {
+  if (text.includes('-')) return inSpan(text, address)
   const [host = '', mask] = text.split('/')
   const canonical = canonicalAddress(host)
   if (canonical === undefined) return `address ${text}`
@@ -124,14 +132,12 @@ async function reversePath([option = '']: readonly string[], packet: Packet, ker
 }
 
 const yes: Matcher = () => true
-const both = (a: Told, b: Told): Told => (a === true || b === true ? true : typeof a === 'string' ? a : b)
-
 const matchers: Readonly<Record<string, Matcher>> = {
-  ' -s': ([text = ''], { source }) => inRange(text, source),
-  ' -d': ([text = ''], { destination }) => inRange(text, destination),
-  ' -i': ([name = ''], { inLink }) => isLink(name, inLink),
-  ' -o': ([name = ''], { outLink }) => isLink(name, outLink),
-  ' -p': ([name = ''], packet) => isProtocol(name, packet),
+  ' -s': ([text = ''], { source }) => anyOf(text, (one) => inRange(one, source)),
+  ' -d': ([text = ''], { destination }) => anyOf(text, (one) => inRange(one, destination)),
+  ' -i': ([name = ''], { inLink }) => anyOf(name, (one) => isLink(one, inLink)),
+  ' -o': ([name = ''], { outLink }) => anyOf(name, (one) => isLink(one, outLink)),
+  ' -p': ([name = ''], packet) => anyOf(name, (one) => isProtocol(one, packet)),
   ' -f': () => false,
   'tcp ': yes,
   'tcp --dport': ([ports = ''], packet) => matchPorts([ports], packet, 'destination'),

@@ -209,7 +209,7 @@ function joined(before: Way, way: Way): Way {
 
 /** "rule 3 of filter INPUT (-p tcp --dport 80 -j DROP)" */
 export function ruleName({ variant, table, chain, number, rule }: Hit): string {
-  const of = `${table} ${chain}${variant === '' ? '' : ` (${variant})`}`
+  const of = `${table} ${chain}${variant === '' ? '' : variant === 'nftables' ? ' of nftables' : ` (${variant})`}`
   return number === 0 ? `the policy of ${of}` : `rule ${number} of ${of} (${rule})`
 }
 
@@ -380,19 +380,25 @@ function foreignRule(way: Way, end: End, by: Hit, evidence: Evidence): Cause {
     return { code: 'rule-missing', answer, text: `${lacking.text}; so ${describeDecision(end)}`, advice: repair }
   }
   const verb = by.effect.startsWith('REJECT') ? 'rejected' : 'dropped'
+  const isNative = by.variant === 'nftables'
   const rule = by.number === 0 ? `its policy (${by.effect})` : `rule ${by.number} (${by.rule})`
-  const where = by.chain === hook ? place : `${place}, chain ${by.chain},`
+  const where = isNative
+    ? `chain ${by.table} ${by.chain} of nftables at ${hook}`
+    : by.chain === hook
+      ? place
+      : `${place}, chain ${by.chain},`
   const who = by.number === 0 ? '' : ', which is not ours'
   const what = isReply ? 'the answer is ' : ''
   const seen = seenByIpvs(way) ? '' : '; IPVS never sees it'
-  const variant = by.variant === '' ? '' : ` of iptables-${by.variant}`
+  const variant = by.variant === '' || isNative ? '' : ` of iptables-${by.variant}`
   const text = `${what}${verb} in ${where} by ${rule}${variant}${who}${seen}`
   const chain = hook === 'FORWARD' ? 'forward-dropped' : undefined
   const kind =
     by.number === 0 ? 'dropped-by-policy' : verb === 'rejected' ? 'rejected-by-foreign-rule' : 'dropped-by-foreign-rule'
   const tool = evidence.target.family === 'IPv4' ? 'iptables' : 'ip6tables'
-  const advice =
-    by.number === 0
+  const advice = isNative
+    ? `see nft -a list chain ${by.table} ${by.chain}`
+    : by.number === 0
       ? `let it pass before the policy decides: ${tool} -t ${table} -I ${hook} …`
       : `see who wrote the rule: ${tool} -t ${table} -S ${by.chain}`
   return { code: chain ?? kind, answer, text, advice }

@@ -53,10 +53,10 @@ export async function runCampaign(
   const elapsed = (): number => Math.round((Date.now() - began) / 1000)
   while (done < combinations && elapsed() < most) {
     const shape = random.pick(shapes)
-    const faults = randomFaults(random, shape, standing)
     const probes = Array.from({ length: perState }, () =>
       randomProbe(random, random.chance(0.8) ? shape : random.pick(shapes)),
     )
+    const faults = randomFaults(random, shape, standing, probes)
     const broken: Fault[] = []
     try {
       for (const fault of faults) if (isDone(lab, fault)) broken.push(fault)

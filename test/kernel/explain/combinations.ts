@@ -67,13 +67,15 @@ function randomEndpoints(random: Random): EndpointShape[] {
   })
 }
 
+const loopback: Readonly<Record<Family, string>> = { IPv4: '127.0.0.1', IPv6: '::1' }
+
 interface Source {
   readonly from: Actor
   readonly source?: string
 }
 
 /** Who may ask: others than the client know the way to node-a's own addresses alone. */
-function randomSource(random: Random, family: Family, isServiceAddress: boolean): Source {
+function randomSource(random: Random, family: Family, transport: Transport, isServiceAddress: boolean): Source {
   const own = (source: string): Source => ({ from: 'node-a', source })
   const sources: (() => Source)[] = [
     () => ({ from: 'client' }),
@@ -86,23 +88,24 @@ function randomSource(random: Random, family: Family, isServiceAddress: boolean)
     () => ({ from: 'node-a' }),
     () => own(addressOf('node-a', family)),
     () => own(bridgeOf('node-a', family)),
-    () => own(family === 'IPv4' ? '127.0.0.1' : '::1'),
+    // SCTP itself lets no loopback address speak to another.
+    ...(transport === 'SCTP' ? [] : [() => own(loopback[family])]),
     ...(isServiceAddress ? [] : [() => ({ from: 'b1' as const }), () => ({ from: 'node-b' as const })]),
   ]
   return random.pick(sources)()
 }
-
-const loopback: Readonly<Record<Family, string>> = { IPv4: '127.0.0.1', IPv6: '::1' }
 
 export function randomProbe(random: Random, shape: ServiceShape): Probe {
   const family = random.pick(families)
   const { ports, transports = ['TCP', 'UDP'], number } = shape
   const known = ports?.map(({ protocol }) => protocol) ?? transports
   const transport: Transport = random.pick(known)
+  const { type = 'LoadBalancer', spec = {} } = shape
   const kind = random.weighted({
     clusterIP: 5,
-    loadBalancer: 4,
-    externalIP: 3,
+    // Those that the Service has not are asked seldom.
+    loadBalancer: type === 'LoadBalancer' ? 5 : 1,
+    externalIP: type === 'LoadBalancer' || 'externalIPs' in spec ? 4 : 1,
     node: 4,
     bridge: 2,
     loopback: 1,
@@ -113,7 +116,7 @@ export function randomProbe(random: Random, shape: ServiceShape): Probe {
     case 'node':
     case 'bridge': {
       const address = kind === 'node' ? addressOf('node-a', family) : bridgeOf('node-a', family)
-      return { ...randomSource(random, family, false), address, port, transport, family }
+      return { ...randomSource(random, family, transport, false), address, port, transport, family }
     }
     case 'loopback':
       return { from: 'node-a', address: loopback[family], port, transport, family }
@@ -121,11 +124,11 @@ export function randomProbe(random: Random, shape: ServiceShape): Probe {
       const isNode = random.chance(0.4)
       const address = isNode ? addressOf('node-a', family) : serviceAddress('clusterIP', number, family)
       const place = { address, port: isNode ? random.pick([22, 23, 32000]) : 81, family }
-      return { ...randomSource(random, family, !isNode), ...place, transport: 'TCP' }
+      return { ...randomSource(random, family, 'TCP', !isNode), ...place, transport: 'TCP' }
     }
     default: {
       const address = serviceAddress(kind, number, family)
-      return { ...randomSource(random, family, true), address, port: 80, transport, family }
+      return { ...randomSource(random, family, transport, true), address, port: 80, transport, family }
     }
   }
 }

@@ -12,6 +12,7 @@ import {
   type ServiceAddress,
 } from '../traffic/network.ts'
 import { nodePortOf, type ServiceShape } from '../traffic/service.ts'
+import type { Probe } from './lab.ts'
 
 /** In shell lines. */
 export interface Fault {
@@ -34,12 +35,19 @@ export function readStanding(shell: (lines: readonly string[]) => string): Stand
   return { entries: lines('ipset save', 'add '), servers: lines('ipvsadm -Sn', '-') }
 }
 
-type Make = (random: Random, shape: ServiceShape, standing: Standing) => Fault
+type Make = (random: Random, shape: ServiceShape, standing: Standing, aim: Probe) => Fault
 
-/** None to two things out of order, most of them of one Service. */
-export function randomFaults(random: Random, shape: ServiceShape, standing: Standing): readonly Fault[] {
+/** None to two things out of order, most of them of one Service; `aim`: questions that they are to concern. */
+export function randomFaults(
+  random: Random,
+  shape: ServiceShape,
+  standing: Standing,
+  aims: readonly Probe[],
+): readonly Fault[] {
   const count = Number(random.weighted({ 0: 1, 1: 5, 2: 4 }))
-  return Array.from({ length: count }, () => makers[random.weighted(weights)](random, shape, standing))
+  return Array.from({ length: count }, () =>
+    makers[random.weighted(weights)](random, shape, standing, random.pick(aims)),
+  )
 }
 
 const nothing: Fault = { by: [], undo: [] }
@@ -61,8 +69,8 @@ const weights = {
 
 const makers: Readonly<Record<keyof typeof weights, Make>> = {
   rule: randomRule,
-  address: (random, { number }) => {
-    const address = serviceAddress(random.pick(kinds), number, random.pick(families))
+  address: (random, { number }, _standing, { family }) => {
+    const address = serviceAddress(random.pick(kinds), number, family)
     const on = `${whole(address)} dev kube-ipvs0`
     return { by: [`ip address del ${on}`], undo: [`ip address add ${on}${address.includes(':') ? ' nodad' : ''}`] }
   },
@@ -101,8 +109,7 @@ const makers: Readonly<Record<keyof typeof weights, Make>> = {
     ])
     return { by: [`sysctl -qw net.${name}=0`], undo: [`sysctl -qw net.${name}=1`] }
   },
-  route: (random) => {
-    const family = random.pick(families)
+  route: (random, _shape, _standing, { family }) => {
     const elsewhere = podCIDRs['node-b'][family]
     const replaced = random.pick(['blackhole', 'unreachable', 'prohibit'])
     const to = random.pick([
@@ -119,8 +126,8 @@ const makers: Readonly<Record<keyof typeof weights, Make>> = {
     const route = `${family === 'IPv6' ? '-6 ' : ''}route`
     return { by: [`ip ${route} add ${replaced} ${to}`], undo: [`ip ${route} del ${replaced} ${to}`] }
   },
-  ownRule: (random) => {
-    const tool = toolOf[random.pick(families)]
+  ownRule: (random, _shape, _standing, { family }) => {
+    const tool = toolOf[family]
     const [table = '', chain = ''] = random
       .pick([
         'nat PREROUTING',
@@ -141,8 +148,7 @@ const makers: Readonly<Record<keyof typeof weights, Make>> = {
       undo: [`eval ${tool} -t ${table} -I "$(cat ${kept})"`, `rm ${kept}`],
     }
   },
-  policy: (random) => {
-    const family = random.pick(families)
+  policy: (random, _shape, _standing, { family }) => {
     const tool = toolOf[family]
     const chain = random.pick(['INPUT', 'FORWARD', 'OUTPUT'])
     // Neighbours are looked for by ICMPv6, which passes these chains, too.
@@ -204,13 +210,17 @@ const hooksOf: Readonly<Record<string, readonly Hook[]>> = {
 }
 
 /** A rule of somebody else, first or last in its chain, alone or in a chain of its own. */
-function randomRule(random: Random, shape: ServiceShape): Fault {
-  const family = random.pick(families)
+function randomRule(random: Random, shape: ServiceShape, _standing: Standing, aim: Probe): Fault {
+  const { family } = aim
   const tool = toolOf[family]
   const table = random.weighted({ raw: 2, mangle: 2, nat: 2, filter: 6 })
   const hook = random.pick(hooksOf[table]!)
-  const protocol = random.weighted({ tcp: 4, udp: 3, '': family === 'IPv4' ? 2 : 0 })
-  const matches = randomMatches(random, { family, hook, protocol, shape, table })
+  const isAimed = random.chance(0.7)
+  const any = random.weighted({ tcp: 4, udp: 3, '': family === 'IPv4' ? 2 : 0 })
+  const protocol = isAimed && any !== '' ? aim.transport.toLowerCase() : any
+  const matches = isAimed
+    ? aimedMatches(random, hook, protocol, aim)
+    : randomMatches(random, { family, hook, protocol, shape })
   const rule = [
     hook,
     protocol === '' ? '' : `-p ${protocol}`,
@@ -225,10 +235,37 @@ function randomRule(random: Random, shape: ServiceShape): Fault {
 
 interface Place {
   readonly family: Family
-  readonly table: string
   readonly hook: Hook
   readonly protocol: string
   readonly shape: ServiceShape
+}
+
+/** Matches of the packets that a question comes to: on their way in, towards an endpoint, and of the answer. */
+function aimedMatches(random: Random, hook: Hook, protocol: string, aim: Probe): string[] {
+  const { from, source, address, port, family } = aim
+  const asker = whole(source ?? addressOf(from, family))
+  const endpoints = family === 'IPv4' ? '10.244.0.0/16' : 'fd44::/16'
+  const ports = protocol === '' ? [] : [`--dport ${port}`, '--dport 8080', '--sport 8080', `--sport ${port}`]
+  const link = pods.some((pod) => pod === from) && from.startsWith('a') ? 'cni0' : 'eth0'
+  const isIn = hook === 'PREROUTING' || hook === 'INPUT'
+  const fitting: Readonly<Record<'in' | 'FORWARD' | 'out', readonly string[]>> = {
+    in: [`-d ${whole(address)}`, `-s ${asker}`, ...ports.slice(0, 1), ...(from === 'node-a' ? [] : [`-i ${link}`])],
+    FORWARD: [`-s ${endpoints}`, `-d ${asker}`, ...ports.slice(2, 3), '-m conntrack --ctstate ESTABLISHED'],
+    out: [
+      `-d ${endpoints}`,
+      ...ports.slice(1, 2),
+      `-d ${whole(address)}`,
+      '-m ipvs --ipvs',
+      `-m conntrack --ctorigdst ${whole(address)}`,
+      '-m mark --mark 0x4000/0x4000',
+    ],
+  }
+  return (
+    random
+      .some(fitting[isIn ? 'in' : hook === 'FORWARD' ? hook : 'out'], Number(random.weighted({ 0: 2, 1: 4, 2: 1 })))
+      // -d twice is refused.
+      .filter((match, i, all) => !match.startsWith('-d') || all.findIndex((one) => one.startsWith('-d')) === i)
+  )
 }
 
 function randomMatches(random: Random, { family, hook, protocol, shape }: Place): string[] {

@@ -172,8 +172,9 @@ export class ExplainLab {
   }
 }
 
-function fromOf({ from, source, inLink, family }: Probe): string {
-  if (from === 'node-a') return source ?? 'node'
+function fromOf({ from, source, inLink, family, transport }: Probe): string {
+  // SCTP's sockets are bound.
+  if (from === 'node-a' && transport !== 'SCTP') return source ?? 'node'
   return `${source ?? addressOf(from, family)}${inLink === undefined ? '' : `@${inLink}`}`
 }
 

@@ -311,7 +311,11 @@ const rules: readonly SetUp[] = [
       'nft add rule inet guard in tcp dport 80 drop',
     ],
     'nft delete table inet guard',
-    { from: 'client', code: 'served', says: 'unless nftables decides otherwise (inet guard in)' },
+    {
+      from: 'client',
+      code: 'dropped-by-foreign-rule',
+      says: 'dropped in chain inet guard in of nftables at INPUT by rule 1 (tcp dport 80 drop)',
+    },
   ),
 ]
 
