@@ -65,14 +65,19 @@ export function parseNativeTable(json: string, plain: string): NativeTable {
   const sets = new Map<string, Json>()
   const translating = new Set<string>()
   for (const { rule, set, chain } of nftables) {
-    if (chain?.type === 'nat') translating.add(String(chain.name))
-    if (set !== undefined) sets.set(String(set.name), { set: set.elem ?? [] })
+    if (chain?.type === 'nat') translating.add(textOf(chain.name))
+    if (set !== undefined) sets.set(textOf(set.name), { set: set.elem ?? [] })
     if (rule === undefined) continue
     const statements = Array.isArray(rule.expr) ? rule.expr.filter(isFields) : []
-    rules.push({ chain: String(rule.chain), handle: Number(rule.handle), statements })
+    rules.push({ chain: textOf(rule.chain), handle: Number(rule.handle), statements })
   }
   const lines = [...plain.matchAll(/^\s*(.*\S) # handle (\d+)$/gm)]
   return { rules, translating, sets, texts: new Map(lines.map(([, text, handle]) => [Number(handle), text!])) }
+}
+
+/** "" of what is no text. */
+function textOf(value: Json | undefined): string {
+  return typeof value === 'string' || typeof value === 'number' ? `${value}` : ''
 }
 
 function isFields(value: Json | undefined): value is Fields {
@@ -130,9 +135,9 @@ export function translateRule(
     found.push([...matches, ...also, target].join(' '))
   }
   for (const statement of statements) {
-    const [[name = '', value = null] = []] = Object.entries(statement)
+    const [name, value] = firstOf(statement)
     if (name === 'match' && isFields(value)) {
-      const words = translateMatch(value.left ?? null, String(value.op), value.right ?? null, family, sets)
+      const words = translateMatch(value.left ?? null, textOf(value.op), value.right ?? null, family, sets)
       if (words === 'never') return found
       matches = words === '' ? matches : [...matches, words]
     } else if (name === 'vmap' && isFields(value)) {
@@ -153,8 +158,7 @@ const doubtful = new Set(['limit', 'quota', 'ct count', 'connlimit', 'xt'])
 const passive = new Set(['counter', 'log', 'set', 'dup', 'flow', 'comment', 'meter', 'ct helper', 'ct timeout', 'last'])
 
 function firstOf(fields: Fields): readonly [string, Json] {
-  const [[name = '', value = null] = []] = Object.entries(fields)
-  return [name, value]
+  return Object.entries(fields)[0] ?? ['', null]
 }
 
 const unknownMatch = (name: string): string => `-m nftables --${name.replaceAll(' ', '-')}`
@@ -175,7 +179,7 @@ function targetOf(name: string, value: Json, family: Family): string | undefined
       return `-j ${name.toUpperCase()}`
     case 'jump':
     case 'goto':
-      return isFields(value) ? `${name === 'goto' ? '-g' : '-j'} ${String(value.target)}` : undefined
+      return isFields(value) ? `${name === 'goto' ? '-g' : '-j'} ${textOf(value.target)}` : undefined
     case 'masquerade':
       return '-j MASQUERADE'
     case 'dnat':
@@ -192,7 +196,7 @@ function targetOf(name: string, value: Json, family: Family): string | undefined
       const { type = 'icmpx', expr = 'port-unreachable' } = isFields(value) ? value : {}
       if (type === 'tcp reset') return '-j REJECT --reject-with tcp-reset'
       const prefix = family === 'IPv4' ? 'icmp' : 'icmp6'
-      return `-j REJECT --reject-with ${rejects[String(expr)]?.[family] ?? `${prefix}-${String(expr)}`}`
+      return `-j REJECT --reject-with ${rejects[textOf(expr)]?.[family] ?? `${prefix}-${textOf(expr)}`}`
     }
     case 'mangle': {
       const { key = null, value: to = null } = isFields(value) ? value : {}
@@ -224,10 +228,10 @@ function valuesOf(right: Json, sets: Sets): readonly string[] | undefined {
     return all.every((one) => one !== undefined) ? all.flat() : undefined
   }
   if (typeof right === 'string' && right.startsWith('@')) return undefined
-  if (typeof right === 'string' || typeof right === 'number') return [String(right)]
+  if (typeof right === 'string' || typeof right === 'number') return [textOf(right)]
   if (!isFields(right)) return undefined
   const { prefix, range, elem } = right
-  if (isFields(prefix)) return [`${String(prefix.addr)}/${String(prefix.len)}`]
+  if (isFields(prefix)) return [`${textOf(prefix.addr)}/${textOf(prefix.len)}`]
   if (Array.isArray(range)) return [range.map(String).join(typeof range[0] === 'number' ? ':' : '-')]
   return isFields(elem) ? valuesOf(elem.val ?? null, sets) : undefined
 }
@@ -246,15 +250,15 @@ function translateMatch(left: Json, op: string, right: Json, family: Family, set
   if (!isFields(fields) || values === undefined || !['==', '!=', 'in'].includes(op)) return unknown
   const negated = op === '!=' ? '! ' : ''
   if (name === 'fib') {
-    const side = [fields.flags ?? null].flat().join()
+    const side = [fields.flags ?? null].flat().map(textOf).join()
     const option = side === 'daddr' ? '--dst-type' : side === 'saddr' ? '--src-type' : undefined
     if (fields.result !== 'type' || option === undefined) return unknown
     return `-m addrtype ${negated}${option} ${values.join(',').toUpperCase()}`
   }
   const list = values.join(',')
-  const field = String(fields.field ?? fields.key ?? '')
+  const field = textOf(fields.field ?? fields.key ?? '')
   if (name === 'payload' && (field === 'dport' || field === 'sport')) {
-    const of = protocol === 'th' ? '' : `-p ${String(protocol)} `
+    const of = protocol === 'th' ? '' : `-p ${textOf(protocol)} `
     return `${of}-m multiport ${negated}--${field}s ${list}`
   }
   if (name === 'payload' && protocol === own) {
