@@ -110,7 +110,7 @@ function findRoute(snapshot: Snapshot, query: RouteQuery, sysctl: KernelState['s
   }
   const own = addresses.get(destination)
   if (own !== undefined) return { kind: 'local', link: own }
-  const forwards = sysctl(configName(family, family === 'IPv4' ? (inLink ?? '') : 'all', 'forwarding'))
+  const forwards = family === 'IPv6' ? '1' : sysctl(configName(family, inLink ?? '', 'forwarding'))
   if (inLink !== undefined && forwards === '0') return { kind: 'error', errno: 'EHOSTUNREACH' }
   const route = best(destination)
   if (route === undefined) return { kind: 'error', errno: 'ENETUNREACH' }

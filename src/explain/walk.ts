@@ -169,6 +169,8 @@ export class Walk {
       return this.#through([here], [...this.#input(), (one) => this.#ipvs(one, 'LOCAL_IN')])
     }
     if (route.kind === 'unicast') {
+      const off = this.#forwardingOff(packet)
+      if (off !== undefined) return [ended(way, off)]
       const via = route.gateway === undefined ? '' : ` via ${route.gateway}`
       const on = withStep(way, 'routing', `${destination} is no address of this node: on by ${route.link}${via}`)
       return this.#forward({ ...on, packet: { ...on.packet, outLink: route.link } })
@@ -464,7 +466,11 @@ export class Walk {
       const done = this.#finish('answered', 'answered', 'IPVS at LOCAL_IN', 'the client is answered', this.#seen(way))
       return this.#through([way], [...this.#input(), done])
     }
-    if (route.kind === 'unicast') return this.#replyForward({ ...way, packet: { ...way.packet, outLink: route.link } })
+    if (route.kind === 'unicast') {
+      const off = this.#forwardingOff(way.packet)
+      if (off !== undefined) return [ended(way, off)]
+      return this.#replyForward({ ...way, packet: { ...way.packet, outLink: route.link } })
+    }
     const { code, ...end } = this.#noRoute(way, route, 'no-route-back').end!
     return [ended(way, { ...end, code, answer: 'nothing', direction: 'reply' })]
   }
@@ -496,6 +502,14 @@ export class Walk {
     const isBridge = this.#kernel.links.some(({ name, kind }) => name === link && kind === 'bridge')
     const tables = this.#kernel.family === 'IPv4' ? 'iptables' : 'ip6tables'
     return isBridge && this.#kernel.sysctl(`net/bridge/bridge-nf-call-${tables}`) === '1'
+  }
+
+  /** IPv6 has routes whether it forwards or not, and drops in silence (ip6_forward); IPv4 then has none. */
+  #forwardingOff({ family, destination }: Packet): Omit<End, 'direction'> | undefined {
+    const name = configName(family, 'all', 'forwarding')
+    if (family === 'IPv4' || this.#kernel.sysctl(name) !== '0') return undefined
+    const text = `${destination} is no address of this node, and forwarding is off (${name})`
+    return { code: 'forwarding-off', answer: 'nothing', place: 'routing', text }
   }
 
   #noRoute(way: Way, route: RouteAnswer, code: 'no-route' | 'no-route-back'): Way {

@@ -16,7 +16,7 @@ import { parseSave } from '../../../src/iptables/text.ts'
 import { Writer } from '../../../src/netlink/attributes.ts'
 import { mergeEndpoints } from '../../../src/proxier/endpoint-choice.ts'
 import { endpoint, port, service, slice } from '../proxier/objects.ts'
-import { explainOn, inSync, settings, withRules, type SetUp } from './lab.ts'
+import { explainOn, inSync, settings, withRules, withSysctl, type SetUp } from './lab.ts'
 
 const packet: Packet = {
   family: 'IPv4',
@@ -535,6 +535,10 @@ test.each(paths)('$protocol over $family from $from', async ({ family, protocol,
   expect(verdict).toMatchObject({ code: 'served', answer: 'answered', isCertain: true })
   const seen = from === 'pod' ? request.from : six ? 'fd60::1' : '192.168.60.1'
   expect(ways[0]!.balanced!.results[0]!.ways[0]!.end!.seen).toBe(seen)
+  if (six && from === 'outside') {
+    const off = withSysctl(inSync(given), 'net/ipv6/conf/all/forwarding', '0')
+    expect((await explainOn(off, given, request)).verdict.code).toBe('ip-forward-off')
+  }
   const dropped = withRules(inSync(given), 'raw', from === 'node' ? 'OUTPUT' : 'PREROUTING', [
     `-p ${protocol.toLowerCase()} -j DROP`,
   ])
