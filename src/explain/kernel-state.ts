@@ -94,6 +94,6 @@ export interface KernelState {
   sysctl(name: string): string | undefined
   /** Whether a process of the node listens there. */
   listens(protocol: Protocol, address: string, port: number): Told
-  /** Ports of a bridge: whether all, none or some send a packet back by the port it came from. */
-  hairpin(bridge: string): 'all' | 'none' | 'some'
+  /** Whether a link gives an address its own packets back: a bridge does by ports in hairpin mode only. */
+  sendsBack(link: string, address: string): Promise<Told>
 }

@@ -1,4 +1,4 @@
-import { existsSync, readdirSync, readFileSync } from 'node:fs'
+import { existsSync, readFileSync } from 'node:fs'
 import { KernelDummy } from '../dummy/kernel-dummy.ts'
 import type { InterfaceAddress, Link } from '../dummy/dummy.ts'
 import { deviceName } from '../dummy/layer.ts'
@@ -11,6 +11,7 @@ import { isMissingCommand, runCommand, type RunCommand } from '../lib/process.ts
 import { readSysctl } from '../lib/sysctl.ts'
 import { isIPv6LinkLocal, isLoopback, type Family } from '../model/address.ts'
 import { serverKey, type ServerId } from '../model/virtual-server.ts'
+import { neighbour, sendsBack } from './bridge-ports.ts'
 import { readForeignChains } from './foreign-chains.ts'
 import type { ForeignChain, KernelState, RuleSet } from './kernel-state.ts'
 import { readNativeChains } from './native-chains.ts'
@@ -95,7 +96,10 @@ export async function openLiveState(family: Family, run: RunCommand = runCommand
     route: (query) => routes.find(query),
     sysctl: readSysctl,
     listens,
-    hairpin: readHairpin,
+    sendsBack: (link, address) => {
+      const index = links.find(({ name }) => name === link)?.index
+      return sendsBack(link, async () => (index === undefined ? undefined : neighbour(index, address)))
+    },
     close: () => {
       for (const part of [ipvs, sets, routes]) part.close()
     },
@@ -139,18 +143,5 @@ function readLines(path: string): string[] {
     return readFileSync(path, 'utf8').split('\n').filter(Boolean)
   } catch {
     return []
-  }
-}
-
-/** Hairpin mode of a bridge's ports; "some" too where it cannot be read. */
-function readHairpin(bridge: string): 'all' | 'none' | 'some' {
-  try {
-    const modes = readdirSync(`/sys/class/net/${bridge}/brif`).map((port) =>
-      readFileSync(`/sys/class/net/${bridge}/brif/${port}/hairpin_mode`, 'utf8').trim(),
-    )
-    if (modes.every((mode) => mode === '1')) return 'all'
-    return modes.every((mode) => mode === '0') ? 'none' : 'some'
-  } catch {
-    return 'some'
   }
 }

@@ -30,7 +30,7 @@ export interface Snapshot {
   readonly sysctls: ReadonlyMap<string, string>
   /** "TCP 10.0.0.1:22", "TCP *:22" */
   readonly sockets?: readonly string[]
-  readonly hairpin?: 'all' | 'none' | 'some'
+  readonly sendsBack?: Told
   readonly rooms?: ReadonlyMap<string, SetRoom>
   /** Virtual servers by firewall mark. */
   readonly marks?: ReadonlyMap<number, ObservedServer>
@@ -75,7 +75,7 @@ export function snapshotState(snapshot: Snapshot): KernelState {
     sysctl,
     listens: (protocol, address, port) =>
       sockets.includes(`${protocol} ${address}:${port}`) || sockets.includes(`${protocol} *:${port}`),
-    hairpin: () => snapshot.hairpin ?? 'all',
+    sendsBack: async () => snapshot.sendsBack ?? true,
   }
 }
 

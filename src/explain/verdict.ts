@@ -191,7 +191,8 @@ function judgeBalanced(
     return { cause: { code: 'served', answer: 'answered', text: served }, isCertain }
   }
   if (good.length === 0 && bad.every(({ cause }) => cause.code === worst.cause.code)) {
-    return { cause: worst.cause, isCertain: isCertain && worst.cause.answer !== 'unknown' }
+    const cause = { ...worst.cause, text: `${worst.cause.text}${hintText(evidence)}` }
+    return { cause, isCertain: isCertain && cause.answer !== 'unknown' }
   }
   const total = good.length + bad.length
   const cause: Cause = {
@@ -200,6 +201,15 @@ function judgeBalanced(
     text: `${bad.length} of ${total} destinations do not serve; ${worst.key}: ${worst.cause.text}`,
   }
   return { cause, isCertain }
+}
+
+/** Endpoints that could do instead, and that hints leave out. */
+function hintText({ endpoints = [] }: Evidence): string {
+  const hinted = endpoints.filter(({ isEligible, reason }) => !isEligible && reason.includes('by its hints'))
+  const [first] = hinted
+  if (first === undefined) return ''
+  const more = hinted.length > 1 ? `, and ${hinted.length - 1} more` : ''
+  return `; not used is ${first.endpoint}, ${first.reason}${more}`
 }
 
 /** A destination's way with what came before it. */
@@ -250,7 +260,7 @@ function causeOfEnd(way: Way, end: End, evidence: Evidence): Cause {
       return {
         code: 'cannot-tell',
         answer: 'unknown',
-        text: end.by === undefined ? text : `${ruleName(end.by)}: it cannot be told ${text}`,
+        text: end.by === undefined ? `it cannot be told ${text}` : `${ruleName(end.by)}: it cannot be told ${text}`,
       }
     case 'local-socket':
     case 'nothing-listens':

@@ -431,8 +431,13 @@ export class Walk {
     if (packet.source === destination.address) {
       return fail('hairpin-not-masqueraded', `${client} is sent its own packet back, with its own address as source`)
     }
-    if (client === destination.address && this.#kernel.hairpin(route.link) === 'none') {
-      return fail('hairpin-off', `no port of bridge ${route.link} sends a packet back by the port it came from`)
+    const back = client === destination.address ? await this.#kernel.sendsBack(route.link, client) : true
+    if (typeof back === 'string') {
+      const text = `whether ${client} gets its own packets back: ${back}`
+      return [ended(way, { code: 'untold-target', answer: 'unknown', direction: 'reply', place, text })]
+    }
+    if (!back) {
+      return fail('hairpin-off', `bridge ${route.link} does not send ${client} a packet back by the port it came from`)
     }
     let bridged = false
     if (!packet.sourceTranslated) {
@@ -450,8 +455,8 @@ export class Walk {
         }
       }
     }
-    const back = turned(way, '', bridged || this.#isBridged(route.link))
-    const in_: Way = { ...back, packet: { ...back.packet, inLink: route.link } }
+    const answer = turned(way, '', bridged || this.#isBridged(route.link))
+    const in_: Way = { ...answer, packet: { ...answer.packet, inLink: route.link } }
     const untranslate: Stage = async (one) => [{ ...one, packet: { ...one.packet, destination: client } }]
     const onward: Stage = bridged
       ? (one) => this.#replyForward({ ...one, packet: { ...one.packet, outLink: route.link } })

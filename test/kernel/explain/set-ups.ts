@@ -450,7 +450,19 @@ const kernelState: readonly SetUp[] = [
     'hairpin mode off',
     ['a1', 'a2'].map((port) => `ip link set ${port} type bridge_slave hairpin off`),
     ['a1', 'a2'].map((port) => `ip link set ${port} type bridge_slave hairpin on`),
-    { from: 'a1', to: 'self', code: 'hairpin-off', says: 'no port of bridge cni0' },
+    { from: 'a1', to: 'self', code: 'hairpin-off', says: 'bridge cni0 does not send 10.244.1.2 a packet back' },
+  ),
+  changed(
+    'hairpin mode off, of the port that counts',
+    'ip link set a1 type bridge_slave hairpin off',
+    'ip link set a1 type bridge_slave hairpin on',
+    { from: 'a1', to: 'self', code: 'hairpin-off', says: 'bridge cni0 does not send 10.244.1.2 a packet back' },
+  ),
+  changed(
+    'hairpin mode off, of another port',
+    'ip link set a2 type bridge_slave hairpin off',
+    'ip link set a2 type bridge_slave hairpin on',
+    { from: 'a1', to: 'self', code: 'served' },
   ),
   switchedOff('vs.conntrack off', 'net.ipv4.vs.conntrack', {
     from: 'client',
@@ -550,7 +562,7 @@ const ofTheCluster: readonly SetUp[] = [
       from: 'client',
       to: 'zoned',
       code: 'destination-unreachable',
-      says: '10.244.2.2:8080 for other zones than zone-of-node-a by its hints',
+      says: 'not used is 10.244.2.2:8080, for other zones than zone-of-node-a by its hints',
     },
   ),
   as('zone hints exclude all: they do not count', {

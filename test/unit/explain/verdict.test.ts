@@ -485,11 +485,20 @@ const cases: readonly Case[] = [
   {
     name: 'hairpin mode off',
     shape: lone,
-    change: (s) => ({ ...s, hairpin: 'none' }),
+    change: (s) => ({ ...s, sendsBack: false }),
     to: clusterIP,
     from: '10.244.1.2',
     code: 'hairpin-off',
     answer: 'nothing',
+  },
+  {
+    name: 'hairpin mode of a port that is not known',
+    shape: lone,
+    change: (s) => ({ ...s, sendsBack: 'some ports of bridge cni0 are in hairpin mode' }),
+    to: clusterIP,
+    from: '10.244.1.2',
+    code: 'cannot-tell',
+    says: 'whether 10.244.1.2 gets its own packets back',
   },
   {
     name: 'a hairpin entry is missing',
