@@ -1,7 +1,9 @@
 #!/usr/bin/env bash
-# The long campaigns, whole: churn with faults over the fakes and in a real kernel, in a QEMU guest. Takes hours. Writes
-# the result to docs/campaigns.md; ends with 0 when every campaign came to its end and found nothing wrong.
-#   scripts/verify-long.sh [-r ROUNDS] [-t SECONDS] [SEED ...]     rounds of each seed; time for the guest
+# The long campaigns, whole: churn with faults over the fakes and in a real kernel, and forecasts of explain against
+# packets, in QEMU guests. Takes hours. Writes the result to docs/campaigns.md; ends with 0 when every campaign came to its
+# end and found nothing wrong.
+#   scripts/verify-long.sh [-r ROUNDS] [-e COMBINATIONS] [-t SECONDS] [SEED ...]
+# Rounds of churn and combinations of explain of each seed (-r 0, -e 0: none); time for the guests of each kind.
 set -uo pipefail
 project=$(cd "$(dirname "$0")/.." && pwd -P)
 cd "$project"
@@ -13,11 +15,18 @@ if [ "${1:-}" = --in-guest ]; then
     2>&1 > "/out/kernel-$2.json" | tee "/out/kernel-$2.txt" | grep --line-buffered '^seed' | cut -c -160
   exit
 fi
+if [ "${1:-}" = --explain-in-guest ]; then
+  uname -r > /out/kernel
+  EXPLAIN_SEED=$2 node test/kernel/explain/main.ts \
+    2>&1 > "/out/explain-$2.json" | tee "/out/explain-$2.txt" | grep --line-buffered '^seed' | cut -c -160
+  exit
+fi
 
-rounds=500 limit=21600
-while getopts r:t: option; do
+rounds=500 combinations=600 limit=21600
+while getopts r:e:t: option; do
   case $option in
     r) rounds=$OPTARG ;;
+    e) combinations=$OPTARG ;;
     t) limit=$OPTARG ;;
     *) exit 2 ;;
   esac
@@ -30,7 +39,7 @@ results=$(mktemp -d)
 trap 'rm -rf "$results"' EXIT
 bash scripts/prepare.sh || exit 1
 export PATH=$project/node_modules/.bin:$PATH
-for seed in "${seeds[@]}"; do
+[ "$rounds" -gt 0 ] && for seed in "${seeds[@]}"; do
   echo "== over the fakes, seed $seed"
   CHURN_SEED=$seed CHURN_ROUNDS=$((rounds * 4)) CHURN_OUT=$results/fakes-$seed vitest run --project unit test/unit/churn.test.ts \
     > "$results/fakes-$seed.txt" 2>&1 || tail -n 40 "$results/fakes-$seed.txt"
@@ -40,15 +49,24 @@ echo '== in a real kernel'
 # in time to tell how far it came.
 together=$((2 * $(nproc)))
 share=$((limit / ((${#seeds[@]} + together - 1) / together)))
-for seed in "${seeds[@]}"; do
+[ "$rounds" -gt 0 ] && for seed in "${seeds[@]}"; do
   while [ "$(jobs -rp | wc -l)" -ge "$together" ]; do wait -n; done
   mkdir "$results/guest-$seed"
   bash scripts/guest.sh -m 3072 -t "$share" -o "$results/guest-$seed" -- \
     env CHURN_SYNC_PERIOD=400 CHURN_ROUNDS="$rounds" CHURN_SECONDS=$((share - 300)) bash scripts/verify-long.sh --in-guest "$seed" &
 done
 wait
-cp "$results"/guest-*/kernel* "$results"
-node scripts/campaigns.mjs "$results" "${seeds[@]}" > docs/campaigns.md
+echo '== explain, in a real kernel'
+[ "$combinations" -gt 0 ] && for seed in "${seeds[@]}"; do
+  while [ "$(jobs -rp | wc -l)" -ge "$together" ]; do wait -n; done
+  mkdir "$results/guest-explain-$seed"
+  bash scripts/guest.sh -m 3072 -t "$share" -o "$results/guest-explain-$seed" -- \
+    env EXPLAIN_COMBINATIONS="$combinations" EXPLAIN_SECONDS=$((share - 300)) bash scripts/verify-long.sh --explain-in-guest "$seed" &
+done
+wait
+cp "$results"/guest-*/{kernel,explain}* "$results" 2> /dev/null
+CHURN_ROUNDS=$rounds EXPLAIN_COMBINATIONS=$combinations \
+  node scripts/campaigns.mjs "$results" "${seeds[@]}" > docs/campaigns.md
 status=$?
 cat docs/campaigns.md
 exit $status

@@ -34,7 +34,8 @@ export function answerOfReject(how: string, protocol: Protocol): Answer {
 
 /** A failed look-up of a route, told to the client by ICMP where the node tells at all. */
 export function answerOfRoute(errno: string, protocol: Protocol, isLocalClient: boolean): Answer {
-  if (isLocalClient) return 'unreachable'
+  // SCTP goes on trying.
+  if (isLocalClient) return protocol === 'SCTP' ? 'nothing' : 'unreachable'
   const told = errno === 'ENETUNREACH' || errno === 'EHOSTUNREACH' || errno === 'EACCES'
   if (!told) return 'nothing'
   return protocol === 'TCP' || (protocol === 'UDP' && errno === 'EACCES') ? 'unreachable' : 'nothing'

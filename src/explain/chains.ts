@@ -1,5 +1,5 @@
 import type { SavedTable } from '../iptables/text.ts'
-import type { KernelState } from './kernel-state.ts'
+import type { KernelState, NativeNames } from './kernel-state.ts'
 import { matchRule } from './match.ts'
 import { isOurs } from './ours.ts'
 import { packetKey, type Packet } from './packet.ts'
@@ -50,6 +50,9 @@ interface Branch {
 
 interface Context {
   readonly variant: string
+  readonly hook: string
+  /** Of a chain of nftables. */
+  readonly native: NativeNames | undefined
   readonly table: string
   readonly chains: SavedTable
   readonly kernel: KernelState
@@ -70,11 +73,12 @@ export async function passChain(
   ownAddress = '',
 ): Promise<readonly Passage[]> {
   let passages: readonly Passage[] = [{ packet, hits: [], doubts: [], fate: { kind: 'accept' } }]
-  for (const { variant, tables } of kernel.ruleSets) {
+  const hasBoth = kernel.ruleSets.filter(({ native }) => native === undefined).length > 1
+  for (const { variant, tables, native } of kernel.ruleSets) {
     const chains = tables.get(table)
     if (chains?.get(chain) === undefined) continue
-    const shown = kernel.ruleSets.length > 1 ? variant : ''
-    const context = { variant: shown, table, chains, kernel, ownAddress }
+    const shown = hasBoth || native !== undefined ? variant : ''
+    const context = { variant: shown, table, chains, kernel, ownAddress, hook: chain, native }
     const next: Passage[] = []
     for (const passage of passages) {
       if (passage.fate.kind === 'accept') next.push(...(await passBuiltin(context, chain, passage)))
@@ -88,13 +92,18 @@ export async function passChain(
 async function passBuiltin(context: Context, name: string, branch: Branch): Promise<Passage[]> {
   const { ended, through } = await walk(context, name, [branch], 0)
   const { policy } = context.chains.get(name)!
-  const { variant, table } = context
   const fate = (): Fate => {
     if (policy === 'ACCEPT' || policy === '-') return { kind: 'accept' }
-    const rule = `policy ${policy}`
-    return { kind: 'drop', by: { variant, table, chain: name, number: 0, rule, ours: false, effect: policy } }
+    return { kind: 'drop', by: { ...named(context, name, 0, `policy ${policy}`), ours: false, effect: policy } }
   }
   return [...ended, ...through.map((one) => ({ ...one, fate: fate() }))]
+}
+
+/** Where a rule stands and how it reads, in the words of the tool that it was made with. */
+function named({ variant, table, hook, native }: Context, chain: string, number: number, rule: string) {
+  if (native === undefined) return { variant, table, chain, number, rule }
+  const shown = native.shown.get(`${chain} ${rule}`)
+  return { variant, table: native.table, chain: chain === hook ? native.chain : chain, number, rule, ...shown }
 }
 
 async function walk(
@@ -140,12 +149,8 @@ async function step(
   const told = await matchRule({ ...rule, target }, branch.packet, context.kernel)
   if (told === false) return { next: [branch], ended: [], through: [] }
   const hit = (effect: string): Hit => ({
-    variant: context.variant,
-    table: context.table,
-    chain,
-    number,
-    rule: text,
-    ours: isOurs(context.table, chain, text),
+    ...named(context, chain, number, text),
+    ours: context.native === undefined && isOurs(context.table, chain, text),
     effect,
   })
   if (told === true) return apply(context, target, branch, hit, depth)

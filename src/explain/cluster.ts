@@ -4,7 +4,7 @@ import type { EndpointSliceRecord, NodeRecord, ServicePortRecord, ServiceRecord 
 /** What explaining asks of the cluster's objects. Keys are "namespace/name". */
 export interface Cluster {
   service(key: string): Promise<ServiceRecord | undefined>
-  /** The Service that has an address and port, as far as the source can be asked for it. */
+  /** The Service that has an address and port, or the node port at any address. */
   serviceAt(address: string, port: number, protocol: Protocol): Promise<ServiceRecord | undefined>
   slices(key: string): Promise<readonly EndpointSliceRecord[]>
   node(): Promise<NodeRecord | undefined>

@@ -1,8 +1,9 @@
+import { replyKey, type UdpFlow } from '../conntrack/flows.ts'
 import { describeError, ProxyError } from '../lib/errors.ts'
 import { canonicalAddress, cidrContains, familyOf, parseCidr, type Family, type Protocol } from '../model/address.ts'
 import type { NodeRecord, ServicePortRecord, ServiceRecord } from '../model/cluster.ts'
 import { destinationOf } from '../model/destination-list.ts'
-import { serverKey, type ServerId } from '../model/virtual-server.ts'
+import { destinationKey, serverKey, type ServerId } from '../model/virtual-server.ts'
 import { portAt, type Cluster } from './cluster.ts'
 import { judgeEndpoints, type Eligibility } from './eligibility.ts'
 import type { KernelState, RouteAnswer } from './kernel-state.ts'
@@ -65,6 +66,7 @@ export async function explain(request: ExplainRequest, parts: ExplainParts): Pro
   const isClusterIP = wanted?.service.clusterIPs.includes(target.address) ?? false
   const endpoints = wanted && judgeEndpoints(wanted.service, wanted.port, wanted.endpoints, wanted.facts, isClusterIP)
   const server = await kernel.server(target)
+  const staleFlows = await findStaleFlows(server, kernel, findings)
   const verdict = judge({
     target,
     ways,
@@ -75,6 +77,8 @@ export async function explain(request: ExplainRequest, parts: ExplainParts): Pro
     hasServer: server !== undefined,
     hasIpvs: !kernel.findings.some((text) => text.includes('ip_vs is not loaded')),
     tracksIpvs: kernel.sysctl('net/ipv4/vs/conntrack') === '1',
+    staleFlows,
+    clients: origin.address === '' ? kernel.nodeAddresses : [origin.address],
     isLocalPolicy: wanted !== undefined && (isClusterIP ? wanted.service.internalLocal : wanted.service.externalLocal),
   })
   findings.push(...unwalked(ways), ...foreignFindings(ways, kernel), ...sysctlFindings(kernel))
@@ -88,6 +92,30 @@ export async function explain(request: ExplainRequest, parts: ExplainParts): Pro
     findings,
     verdict: withForeignChains(verdict, ways, kernel),
   }
+}
+
+/** UDP flows that new datagrams follow and new flows would not; told by whom they are sent to. */
+async function findStaleFlows(
+  server: Awaited<ReturnType<KernelState['server']>>,
+  kernel: KernelState,
+  findings: string[],
+): Promise<readonly UdpFlow[]> {
+  if (server === undefined || typeof server === 'string' || server.server.protocol !== 'UDP') return []
+  const { address, port } = server.server
+  const found = await kernel.staleFlows(server)
+  if (typeof found === 'string') {
+    findings.push(found)
+    return []
+  }
+  const counts = new Map<string, number>()
+  for (const flow of found) counts.set(replyKey(flow), (counts.get(replyKey(flow)) ?? 0) + 1)
+  for (const [key, count] of counts) {
+    const is = key === destinationKey({ address, port }) ? 'nobody, for they are from before there was a server' : key
+    findings.push(
+      `${count} UDP flows to ${serverKey(server.server)} go past its destinations, to ${is}: conntrack -D -p udp -d ${address} --dport ${port} clears them`,
+    )
+  }
+  return found
 }
 
 async function noted<T>(what: string, findings: string[], read: () => Promise<T>): Promise<T | undefined> {

@@ -1,3 +1,5 @@
+import type { UdpFlow } from '../conntrack/flows.ts'
+import type { SetRoom } from '../ipset/membership.ts'
 import type { ObservedServer } from '../ipvs/ipvs.ts'
 import type { SavedTable } from '../iptables/text.ts'
 import type { Family, Protocol } from '../model/address.ts'
@@ -6,12 +8,22 @@ import type { Packet } from './packet.ts'
 
 /** The tables of one variant of iptables; a node may have both, and packets then pass both. */
 export interface RuleSet {
-  /** "nft", "legacy"; "" where there is no choice. */
+  /** "nft", "legacy"; "" where there is no choice; "nftables" of a chain that is none of iptables'. */
   readonly variant: string
   readonly tables: ReadonlyMap<string, SavedTable>
+  /** How nftables itself names a chain that stands in `tables` under the name of its hook, and its rules. */
+  readonly native?: NativeNames
 }
 
-/** A base chain of nftables that no iptables table has. Its rules are not evaluated. */
+export interface NativeNames {
+  /** "inet firewalld" */
+  readonly table: string
+  readonly chain: string
+  /** By chain and rule as they stand in `tables`. */
+  readonly shown: ReadonlyMap<string, { readonly number: number; readonly rule: string }>
+}
+
+/** A base chain of nftables that no iptables table has, and whose rules could not be read. */
 export interface ForeignChain {
   /** "inet firewalld filter_INPUT" */
   readonly name: string
@@ -67,13 +79,21 @@ export interface KernelState {
   inSet(name: string, directions: readonly string[], packet: Packet): Promise<Told>
   /** Whether a set has an entry, as `ipset save` prints it. */
   hasEntry(set: string, entry: string): Promise<Told>
+  /** How full a set is; undefined where it cannot be told, or knows no bound. */
+  setRoom(set: string): Promise<SetRoom | undefined>
   /** The virtual server, undefined where there is none; a text where it cannot be told. */
   server(id: ServerId): Promise<ObservedServer | undefined | string>
+  /** The virtual server of a firewall mark, named as what it takes packets of. */
+  serverOfMark(mark: number, id: ServerId): Promise<ObservedServer | undefined | string>
+  /** Key of the destination that client affinity has chosen for a client. */
+  pinned(id: ServerId, client: string): Promise<string | undefined>
+  /** UDP flows to a virtual server that netfilter tracks and IPVS does not balance anew; a text where they cannot be read. */
+  staleFlows(server: ObservedServer): Promise<readonly UdpFlow[] | string>
   route(query: RouteQuery): Promise<RouteAnswer>
   /** "net/ipv4/ip_forward"; undefined where there is none. */
   sysctl(name: string): string | undefined
   /** Whether a process of the node listens there. */
   listens(protocol: Protocol, address: string, port: number): Told
-  /** Ports of a bridge: whether all, none or some send a packet back by the port it came from. */
-  hairpin(bridge: string): 'all' | 'none' | 'some'
+  /** Whether a link gives an address its own packets back: a bridge does by ports in hairpin mode only. */
+  sendsBack(link: string, address: string): Promise<Told>
 }

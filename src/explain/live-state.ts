@@ -1,4 +1,4 @@
-import { existsSync, readdirSync, readFileSync } from 'node:fs'
+import { existsSync, readFileSync } from 'node:fs'
 import { KernelDummy } from '../dummy/kernel-dummy.ts'
 import type { InterfaceAddress, Link } from '../dummy/dummy.ts'
 import { deviceName } from '../dummy/layer.ts'
@@ -11,10 +11,13 @@ import { isMissingCommand, runCommand, type RunCommand } from '../lib/process.ts
 import { readSysctl } from '../lib/sysctl.ts'
 import { isIPv6LinkLocal, isLoopback, type Family } from '../model/address.ts'
 import { serverKey, type ServerId } from '../model/virtual-server.ts'
+import { neighbour, sendsBack } from './bridge-ports.ts'
 import { readForeignChains } from './foreign-chains.ts'
 import type { ForeignChain, KernelState, RuleSet } from './kernel-state.ts'
+import { readNativeChains } from './native-chains.ts'
 import { Routes } from './routes.ts'
 import { listens } from './sockets.ts'
+import { pinnedDestination, readStaleFlows } from './standing-flows.ts'
 import { soughtIn } from './sought.ts'
 
 /** The kernel of this network namespace, asked as the walk goes; nothing is changed, no module is loaded. */
@@ -34,11 +37,12 @@ export async function openLiveState(family: Family, run: RunCommand = runCommand
     }
   }
   const dummy = new KernelDummy()
-  const [ruleSets, links, foreignChains] = await Promise.all([
+  const [iptables, links, chains] = await Promise.all([
     readRuleSets(family, run, findings),
     noted<readonly Link[]>('links', dummy.links(), []),
     noted<readonly ForeignChain[]>('nftables chains', readForeignChains(family), []),
   ])
+  const { ruleSets: native, unread } = await readNativeChains(family, chains, run)
   const device = links.find(({ name }) => name === deviceName)?.index
   // Those of the dummy device are not even decoded.
   const addresses = dummy.addresses({ family, isOn: (index) => index !== device })
@@ -60,8 +64,8 @@ export async function openLiveState(family: Family, run: RunCommand = runCommand
   if (!hasIpvs) findings.push('the kernel has no IPVS: the module ip_vs is not loaded')
   return {
     family,
-    ruleSets,
-    foreignChains,
+    ruleSets: [...iptables, ...native],
+    foreignChains: unread,
     links,
     nodeAddresses: [...new Set(own)].filter((address) => !isLoopback(address) && !isIPv6LinkLocal(address)),
     findings,
@@ -72,10 +76,30 @@ export async function openLiveState(family: Family, run: RunCommand = runCommand
       if (!servers.has(key)) servers.set(key, findServer(id))
       return servers.get(key)!
     },
+    setRoom: (set) => sets.room(set),
+    serverOfMark: async (mark, id) => {
+      if (!hasIpvs) return undefined
+      try {
+        return await ipvs.findByMark(mark, id)
+      } catch (error) {
+        return `the virtual server of firewall mark ${mark} cannot be read: ${describeError(error)}`
+      }
+    },
+    pinned: (id, client) => pinnedDestination(id, client),
+    staleFlows: async (server) => {
+      try {
+        return await readStaleFlows(server, readSysctl('net/ipv4/vs/expire_nodest_conn') === '1')
+      } catch (error) {
+        return `tracked flows cannot be read: ${describeError(error)}`
+      }
+    },
     route: (query) => routes.find(query),
     sysctl: readSysctl,
     listens,
-    hairpin: readHairpin,
+    sendsBack: (link, address) => {
+      const index = links.find(({ name }) => name === link)?.index
+      return sendsBack(link, async () => (index === undefined ? undefined : neighbour(index, address)))
+    },
     close: () => {
       for (const part of [ipvs, sets, routes]) part.close()
     },
@@ -119,18 +143,5 @@ function readLines(path: string): string[] {
     return readFileSync(path, 'utf8').split('\n').filter(Boolean)
   } catch {
     return []
-  }
-}
-
-/** Hairpin mode of a bridge's ports; "some" too where it cannot be read. */
-function readHairpin(bridge: string): 'all' | 'none' | 'some' {
-  try {
-    const modes = readdirSync(`/sys/class/net/${bridge}/brif`).map((port) =>
-      readFileSync(`/sys/class/net/${bridge}/brif/${port}/hairpin_mode`, 'utf8').trim(),
-    )
-    if (modes.every((mode) => mode === '1')) return 'all'
-    return modes.every((mode) => mode === '0') ? 'none' : 'some'
-  } catch {
-    return 'some'
   }
 }

@@ -36,15 +36,32 @@ const moduleNames: Readonly<Record<string, string>> = {
   state: 'conntrack',
 }
 
-const protocolNumbers: Readonly<Record<string, string>> = { tcp: '6', udp: '17', sctp: '132', all: '0' }
+const protocolNumbers: Readonly<Record<string, string>> = {
+  tcp: '6',
+  udp: '17',
+  sctp: '132',
+  icmp: '1',
+  'ipv6-icmp': '58',
+  all: '0',
+}
 
 function isProtocol(text: string, packet: Packet): boolean {
   const number = protocolNumbers[text] ?? text
-  return number === '0' || number === protocolNumbers[packet.protocol.toLowerCase()]
+  if (number === '0') return true
+  if (packet.isError === true) return number === (packet.family === 'IPv4' ? '1' : '58')
+  return number === protocolNumbers[packet.protocol.toLowerCase()]
 }
 
-/** "10.0.0.0/8", "10.0.0.1", "10.0.0.0/255.0.255.0". */
+const both = (a: Told, b: Told): Told => (a === true || b === true ? true : typeof a === 'string' ? a : b)
+
+/** Of a list, which only rules of nftables have. */
+function anyOf(list: string, test: (one: string) => Told): Told {
+  return list.includes(',') ? list.split(',').map(test).reduce(both, false) : test(list)
+}
+
+/** "10.0.0.0/8", "10.0.0.1", "10.0.0.0/255.0.255.0"; of nftables "10.0.0.1-10.0.0.9". */
 function inRange(text: string, address: string): Told {
+  if (text.includes('-')) return inSpan(text, address)
   const [host = '', mask] = text.split('/')
   const canonical = canonicalAddress(host)
   if (canonical === undefined) return `address ${text}`
@@ -115,14 +132,12 @@ async function reversePath([option = '']: readonly string[], packet: Packet, ker
 }
 
 const yes: Matcher = () => true
-const both = (a: Told, b: Told): Told => (a === true || b === true ? true : typeof a === 'string' ? a : b)
-
 const matchers: Readonly<Record<string, Matcher>> = {
-  ' -s': ([text = ''], { source }) => inRange(text, source),
-  ' -d': ([text = ''], { destination }) => inRange(text, destination),
-  ' -i': ([name = ''], { inLink }) => isLink(name, inLink),
-  ' -o': ([name = ''], { outLink }) => isLink(name, outLink),
-  ' -p': ([name = ''], packet) => isProtocol(name, packet),
+  ' -s': ([text = ''], { source }) => anyOf(text, (one) => inRange(one, source)),
+  ' -d': ([text = ''], { destination }) => anyOf(text, (one) => inRange(one, destination)),
+  ' -i': ([name = ''], { inLink }) => anyOf(name, (one) => isLink(one, inLink)),
+  ' -o': ([name = ''], { outLink }) => anyOf(name, (one) => isLink(one, outLink)),
+  ' -p': ([name = ''], packet) => anyOf(name, (one) => isProtocol(one, packet)),
   ' -f': () => false,
   'tcp ': yes,
   'tcp --dport': ([ports = ''], packet) => matchPorts([ports], packet, 'destination'),
@@ -176,8 +191,8 @@ const matchers: Readonly<Record<string, Matcher>> = {
 
 /** Modules whose every option is settled alike. */
 const wholeModules: Readonly<Record<string, Matcher>> = {
-  icmp: () => false,
-  icmp6: () => false,
+  icmp: matchIcmp,
+  icmp6: matchIcmp,
   nfacct: yes,
   statistic: ([...args]) => `-m statistic ${args.join(' ')}: by chance`.replace('  ', ' '),
   limit: () => '-m limit: up to a rate',
@@ -185,7 +200,16 @@ const wholeModules: Readonly<Record<string, Matcher>> = {
 }
 
 function tracked({ state }: Packet): boolean {
-  return state === 'NEW' || state === 'ESTABLISHED'
+  return state === 'NEW' || state === 'ESTABLISHED' || state === 'RELATED'
+}
+
+/** "any", "3", "3/3": an error that tells of an unreachable destination is of type 3, of ICMPv6 type 1. */
+function matchIcmp([type = 'any']: readonly string[], { isError, family }: Packet): Told {
+  if (isError !== true) return false
+  if (type === 'any') return true
+  const [number, code] = type.split('/')
+  if (number !== (family === 'IPv4' ? '3' : '1')) return false
+  return code === undefined ? true : `the code of an ICMP error (${type})`
 }
 
 /** "10.0.0.1-10.0.0.9" */

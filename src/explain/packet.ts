@@ -2,12 +2,14 @@ import type { Family, Protocol } from '../model/address.ts'
 import type { ServerId } from '../model/virtual-server.ts'
 
 /** What netfilter knows of the packet's connection. */
-export type ConnectionState = 'NEW' | 'ESTABLISHED' | 'INVALID' | 'UNTRACKED'
+export type ConnectionState = 'NEW' | 'ESTABLISHED' | 'RELATED' | 'INVALID' | 'UNTRACKED'
 
 /** One packet as rules see it at one place of its way. */
 export interface Packet {
   readonly family: Family
   readonly protocol: Protocol
+  /** It is an ICMP error about a packet of that protocol. */
+  readonly isError?: boolean
   readonly source: string
   readonly sourcePort: number
   readonly destination: string

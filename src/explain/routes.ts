@@ -1,4 +1,4 @@
-import { addressBytes, addressText, familyOf } from '../model/address.ts'
+import { addressBytes, addressText, familyOf, type Protocol } from '../model/address.ts'
 import { attributes, be16, bytes, u32, u8 } from '../netlink/attributes.ts'
 import { Connection, type Message } from '../netlink/connection.ts'
 import { errnoName } from '../netlink/errno.ts'
@@ -12,7 +12,8 @@ const headerLength = 12
 /** RTM_F_FIB_MATCH: the entry that matched instead of the route made of it. */
 const fibMatch = 0x2000
 const families = { IPv4: 2, IPv6: 10 } as const
-const protocolNumbers = { TCP: 6, UDP: 17, SCTP: 132 } as const
+/** Those that the kernel takes in a query (rtm_getroute_parse_ip_proto); of any other it says EOPNOTSUPP. */
+const protocolNumbers: Readonly<Partial<Record<Protocol, number>>> = { TCP: 6, UDP: 17 }
 
 /** RTA_* of linux/rtnetlink.h. */
 export const routeAttributes = attributes('route', {
@@ -109,6 +110,7 @@ export function routeMessage(query: RouteQuery, inLink: number | undefined, flag
     write: (writer) => {
       const at = writer.reserve(headerLength)
       const whole = familyOf(destination) === 'IPv4' ? 32 : 128
+      const number = protocolNumbers[protocol]
       writer.buffer.fill(0, at, at + headerLength)
       writer.buffer[at] = families[familyOf(destination)]
       writer.buffer[at + 1] = whole
@@ -119,7 +121,7 @@ export function routeMessage(query: RouteQuery, inLink: number | undefined, flag
         ...(source === undefined ? {} : { source: addressBytes(source) }),
         ...(inLink === undefined ? {} : { inLink }),
         ...(mark === 0 ? {} : { mark }),
-        ...(destinationPort === 0 ? {} : { protocol: protocolNumbers[protocol], destinationPort }),
+        ...(destinationPort === 0 || number === undefined ? {} : { protocol: number, destinationPort }),
       })
     },
   }

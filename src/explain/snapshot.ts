@@ -1,3 +1,5 @@
+import type { UdpFlow } from '../conntrack/flows.ts'
+import type { SetRoom } from '../ipset/membership.ts'
 import type { ObservedServer } from '../ipvs/ipvs.ts'
 import { cidrContains, parseCidr, type Family } from '../model/address.ts'
 import { serverKey } from '../model/virtual-server.ts'
@@ -28,7 +30,13 @@ export interface Snapshot {
   readonly sysctls: ReadonlyMap<string, string>
   /** "TCP 10.0.0.1:22", "TCP *:22" */
   readonly sockets?: readonly string[]
-  readonly hairpin?: 'all' | 'none' | 'some'
+  readonly sendsBack?: Told
+  readonly rooms?: ReadonlyMap<string, SetRoom>
+  /** Virtual servers by firewall mark. */
+  readonly marks?: ReadonlyMap<number, ObservedServer>
+  /** "10.96.0.10:80/TCP 10.244.1.9" → "10.244.1.2:8080" */
+  readonly pinned?: ReadonlyMap<string, string>
+  readonly staleFlows?: readonly UdpFlow[]
   readonly findings?: readonly string[]
 }
 
@@ -56,11 +64,18 @@ export function snapshotState(snapshot: Snapshot): KernelState {
     },
     hasEntry: async (name, entry) => sets.get(name)?.entries.includes(entry) ?? false,
     server: async (id) => snapshot.servers.find(({ server }) => serverKey(server) === serverKey(id)),
+    setRoom: async (name) => snapshot.rooms?.get(name),
+    serverOfMark: async (mark, id) => {
+      const found = snapshot.marks?.get(mark)
+      return found && { ...found, server: { ...found.server, ...id } }
+    },
+    pinned: async (id, client) => snapshot.pinned?.get(`${serverKey(id)} ${client}`),
+    staleFlows: async () => snapshot.staleFlows ?? [],
     route: async (query) => findRoute(snapshot, query, sysctl),
     sysctl,
     listens: (protocol, address, port) =>
       sockets.includes(`${protocol} ${address}:${port}`) || sockets.includes(`${protocol} *:${port}`),
-    hairpin: () => snapshot.hairpin ?? 'all',
+    sendsBack: async () => snapshot.sendsBack ?? true,
   }
 }
 
@@ -95,7 +110,7 @@ function findRoute(snapshot: Snapshot, query: RouteQuery, sysctl: KernelState['s
   }
   const own = addresses.get(destination)
   if (own !== undefined) return { kind: 'local', link: own }
-  const forwards = sysctl(configName(family, family === 'IPv4' ? (inLink ?? '') : 'all', 'forwarding'))
+  const forwards = family === 'IPv6' ? '1' : sysctl(configName(family, inLink ?? '', 'forwarding'))
   if (inLink !== undefined && forwards === '0') return { kind: 'error', errno: 'EHOSTUNREACH' }
   const route = best(destination)
   if (route === undefined) return { kind: 'error', errno: 'ENETUNREACH' }

@@ -1,11 +1,32 @@
 import type { Client } from '../kube/client.ts'
+import { listObjects } from '../kube/list.ts'
 import { ManifestsSource } from '../kube/manifests.ts'
 import { isJson, translateEndpointSlice, translateNode, translateService } from '../kube/translate.ts'
 import { ProxyError } from '../lib/errors.ts'
 import type { Log } from '../lib/log.ts'
-import { canonicalAddress } from '../model/address.ts'
+import { canonicalAddress, type Protocol } from '../model/address.ts'
 import type { EndpointSliceRecord, NodeRecord, ServiceRecord } from '../model/cluster.ts'
 import { portAt, type Cluster } from './cluster.ts'
+
+/** The Service that has an address of its own with a port, before one that has the port as its node port. */
+class BestMatch {
+  readonly #asked: readonly [address: string, port: number, protocol: Protocol]
+  #own: ServiceRecord | undefined
+  #byNodePort: ServiceRecord | undefined
+
+  constructor(address: string, port: number, protocol: Protocol) {
+    this.#asked = [address, port, protocol]
+  }
+
+  see(service: ServiceRecord): void {
+    if (portAt(service, ...this.#asked, false)) this.#own ??= service
+    else if (portAt(service, ...this.#asked, true)) this.#byNodePort ??= service
+  }
+
+  get service(): ServiceRecord | undefined {
+    return this.#own ?? this.#byNodePort
+  }
+}
 
 /** Objects of a folder of manifests, read once. Throws ProxyError CONFIG where it cannot be read. */
 export async function manifestCluster(directory: string, nodeName: string, log: Log): Promise<Cluster> {
@@ -27,12 +48,9 @@ export async function manifestCluster(directory: string, nodeName: string, log: 
   return {
     service: async (key) => services.get(key),
     serviceAt: async (address, port, protocol) => {
-      const isNode = node?.addresses.includes(address) ?? false
-      const all = [...services.values()]
-      return (
-        all.find((service) => portAt(service, address, port, protocol, isNode)) ??
-        all.find((service) => portAt(service, address, port, protocol, true))
-      )
+      const found = new BestMatch(address, port, protocol)
+      for (const service of services.values()) found.see(service)
+      return found.service
     },
     slices: async (key) => slices.filter((slice) => slice.service === key),
     node: async () => node,
@@ -40,7 +58,10 @@ export async function manifestCluster(directory: string, nodeName: string, log: 
   }
 }
 
-/** Objects of the API server: the one Service, its slices and the own Node. Throws ProxyError API. */
+/**
+ * Objects of the API server: the one Service, its slices and the own Node; all Services only where the server cannot find
+ * one by an address. Throws ProxyError API.
+ */
 export function apiCluster(client: Pick<Client, 'get'>, nodeName: string, signal: AbortSignal): Cluster {
   const ignore = (): void => {}
   const read = async (path: string): Promise<unknown> => {
@@ -64,8 +85,15 @@ export function apiCluster(client: Pick<Client, 'get'>, nodeName: string, signal
     },
     serviceAt: async (address, port, protocol) => {
       const found = await items(`/api/v1/services?fieldSelector=${encodeURIComponent(`spec.clusterIP=${address}`)}`)
-      const services = found.flatMap((item) => translateService(item, ignore) ?? [])
-      return services.find((service) => portAt(service, address, port, protocol, false))
+      const match = new BestMatch(address, port, protocol)
+      const see = (item: unknown): void => {
+        const service = translateService(item, ignore)
+        if (service !== undefined) match.see(service)
+      }
+      for (const item of found) see(item)
+      // There is a field selector for one cluster IP alone, and none for other addresses and node ports.
+      if (match.service === undefined) await listObjects(client, { path: '/api/v1/services' }, see, signal)
+      return match.service
     },
     slices: async (key) => {
       const [namespace = '', name = ''] = key.split('/')

@@ -1,3 +1,4 @@
+import { flowText, type UdpFlow } from '../conntrack/flows.ts'
 import { destinationKey, serverKey, type ServerId } from '../model/virtual-server.ts'
 import type { Answer } from './answers.ts'
 import type { Doubt, Hit } from './chains.ts'
@@ -37,6 +38,7 @@ export type VerdictCode =
   | 'destination-not-wanted'
   | 'destination-unreachable'
   | 'set-entry-missing'
+  | 'set-full'
   | 'rule-missing'
   | 'ipvs-conntrack-off'
   | 'not-tracked'
@@ -50,6 +52,12 @@ export type VerdictCode =
   /** The Service has the port, but the plan has no virtual server at the address: nodePortAddresses. */
   | 'address-not-served'
   | 'endpoint-not-listening'
+  /** A virtual server of a firewall mark, which is somebody else's, takes the packet first. */
+  | 'taken-by-mark'
+  /** A rule of somebody else takes away the mark by which ours masquerade. */
+  | 'mark-lost'
+  /** A new flow is served, but there are some that the client has had for longer. */
+  | 'stale-flow'
 
 export interface Verdict {
   readonly code: VerdictCode
@@ -78,12 +86,31 @@ export interface Evidence {
   /** net.ipv4.vs.conntrack is 1. */
   readonly tracksIpvs: boolean
   readonly isLocalPolicy: boolean
+  /** UDP flows that the virtual server does not balance anew, and whose they may be: all addresses of the client. */
+  readonly staleFlows: readonly UdpFlow[]
+  readonly clients: readonly string[]
 }
 
 type Cause = Omit<Verdict, 'isCertain'>
 
-/** The one verdict of all ways. */
+/** The one verdict: of a new connection's ways, unless it is the client's older flows that are not served. */
 export function judge(evidence: Evidence): Verdict {
+  const verdict = judgeWays(evidence)
+  const { staleFlows, clients, target } = evidence
+  const stale = staleFlows.filter(({ source }) => clients.includes(source))
+  const [first] = stale
+  if (first === undefined || verdict.answer !== 'answered') return verdict
+  const count = stale.length === 1 ? 'a UDP flow' : `${stale.length} UDP flows`
+  return {
+    code: 'stale-flow',
+    answer: 'unknown',
+    text: `${count} of ${first.source} from before goes past the destinations: ${flowText(first)}, for as long as datagrams come from that port; a new flow is ${verdict.text}`,
+    advice: `conntrack -D -p udp -s ${first.source} -d ${target.address} --dport ${target.port}`,
+    isCertain: verdict.isCertain,
+  }
+}
+
+function judgeWays(evidence: Evidence): Verdict {
   const causes = evidence.ways.map((way) => ({ way, ...judgeWay(way, evidence) }))
   const [first, ...others] = causes
   if (first === undefined) {
@@ -101,9 +128,28 @@ function doubtText({ hit, why }: Doubt): string {
 }
 
 function judgeWay(way: Way, evidence: Evidence): { cause: Cause; isCertain: boolean } {
-  if (way.balanced !== undefined) return judgeBalanced(way, way.balanced.results, evidence)
+  const { balanced } = way
+  if (balanced !== undefined) {
+    const { cause, isCertain } = judgeBalanced(way, balanced.results, evidence)
+    if (balanced.mark !== undefined) return { cause: markCause(way, balanced.mark, cause), isCertain }
+    if (balanced.pinned === undefined) return { cause, isCertain }
+    const kept = `client affinity keeps ${way.packet.source} at ${balanced.pinned}`
+    return { cause: { ...cause, text: `${cause.text}; ${kept}` }, isCertain }
+  }
   const cause = redirected(way) ?? causeOf(way, way.end!, evidence)
   return { cause, isCertain: cause.answer !== 'unknown' }
+}
+
+function markCause(way: Way, mark: number, { answer, text }: Cause): Cause {
+  const shown = `0x${mark.toString(16)}`
+  const setter = hitsOf(way).findLast(({ effect }) => effect.startsWith('mark '))
+  const by = setter === undefined ? '' : `, set by ${ruleName(setter)}`
+  return {
+    code: 'taken-by-mark',
+    answer,
+    text: `firewall mark ${shown}${by} has a virtual server of its own, which is none of ours and goes before that of the address; ${text}`,
+    advice: `see who made it: ipvsadm -Ln -f ${mark}`,
+  }
 }
 
 function judgeBalanced(
@@ -145,7 +191,8 @@ function judgeBalanced(
     return { cause: { code: 'served', answer: 'answered', text: served }, isCertain }
   }
   if (good.length === 0 && bad.every(({ cause }) => cause.code === worst.cause.code)) {
-    return { cause: worst.cause, isCertain: isCertain && worst.cause.answer !== 'unknown' }
+    const cause = { ...worst.cause, text: `${worst.cause.text}${hintText(evidence)}` }
+    return { cause, isCertain: isCertain && cause.answer !== 'unknown' }
   }
   const total = good.length + bad.length
   const cause: Cause = {
@@ -156,6 +203,15 @@ function judgeBalanced(
   return { cause, isCertain }
 }
 
+/** Endpoints that could do instead, and that hints leave out. */
+function hintText({ endpoints = [] }: Evidence): string {
+  const hinted = endpoints.filter(({ isEligible, reason }) => !isEligible && reason.includes('by its hints'))
+  const [first] = hinted
+  if (first === undefined) return ''
+  const more = hinted.length > 1 ? `, and ${hinted.length - 1} more` : ''
+  return `; not used is ${first.endpoint}, ${first.reason}${more}`
+}
+
 /** A destination's way with what came before it. */
 function joined(before: Way, way: Way): Way {
   return { ...way, steps: [...before.steps, ...way.steps], hooks: [...before.hooks, ...way.hooks] }
@@ -163,7 +219,7 @@ function joined(before: Way, way: Way): Way {
 
 /** "rule 3 of filter INPUT (-p tcp --dport 80 -j DROP)" */
 export function ruleName({ variant, table, chain, number, rule }: Hit): string {
-  const of = `${table} ${chain}${variant === '' ? '' : ` (${variant})`}`
+  const of = `${table} ${chain}${variant === '' ? '' : variant === 'nftables' ? ' of nftables' : ` (${variant})`}`
   return number === 0 ? `the policy of ${of}` : `rule ${number} of ${of} (${rule})`
 }
 
@@ -188,6 +244,11 @@ function redirected(way: Way): Cause | undefined {
 }
 
 function causeOf(way: Way, end: End, evidence: Evidence): Cause {
+  const cause = causeOfEnd(way, end, evidence)
+  return end.lost === undefined ? cause : { ...cause, text: `${cause.text}; ${end.lost}` }
+}
+
+function causeOfEnd(way: Way, end: End, evidence: Evidence): Cause {
   const { answer, text } = end
   switch (end.code) {
     case 'answered':
@@ -199,7 +260,7 @@ function causeOf(way: Way, end: End, evidence: Evidence): Cause {
       return {
         code: 'cannot-tell',
         answer: 'unknown',
-        text: end.by === undefined ? text : `${ruleName(end.by)}: it cannot be told ${text}`,
+        text: end.by === undefined ? `it cannot be told ${text}` : `${ruleName(end.by)}: it cannot be told ${text}`,
       }
     case 'local-socket':
     case 'nothing-listens':
@@ -252,7 +313,13 @@ const repair = 'the next look of the daemon repairs it (syncPeriod); is it runni
 
 function difference(evidence: Evidence, ...codes: readonly DifferenceCode[]): Cause | undefined {
   const found = evidence.differences?.find(({ code }) => codes.includes(code))
-  return found && { code: verdictOf(found.code), answer: 'unknown', text: found.text, advice: repair }
+  return found && { code: verdictOf(found.code), answer: 'unknown', text: found.text, advice: adviceOf(found.code) }
+}
+
+function adviceOf(code: DifferenceCode): string {
+  return code === 'set-full'
+    ? 'the daemon puts a larger set in its place: see its log for why not, and whose the entries are that are none of ours'
+    : repair
 }
 
 function verdictOf(code: DifferenceCode): VerdictCode {
@@ -294,7 +361,7 @@ function ownRule(end: End, by: Hit, evidence: Evidence): Cause {
   if (by.chain !== 'KUBE-IPVS-FILTER') {
     return { code: 'dropped-by-own-rule', answer, text: `${describeDecision(end)}, which is ours` }
   }
-  const known = because(end, evidence, 'set-entry-missing', 'rule-missing')
+  const known = because(end, evidence, 'set-entry-missing', 'set-full', 'rule-missing')
   if (known !== undefined) return known
   if (evidence.hasServer) {
     const text = `there is a virtual server ${key}, but none of the sets has it: rejected by ${ruleName(by)}`
@@ -305,8 +372,10 @@ function ownRule(end: End, by: Hit, evidence: Evidence): Cause {
 }
 
 function missingEntry(evidence: Evidence, name: RegExp): Cause | undefined {
-  const found = evidence.differences?.find(({ code, object }) => code === 'set-entry-missing' && name.test(object))
-  return found && { code: 'set-entry-missing', answer: 'unknown', text: found.text, advice: repair }
+  const found = evidence.differences?.find(
+    ({ code, object }) => (code === 'set-entry-missing' || code === 'set-full') && name.test(object),
+  )
+  return found && { code: verdictOf(found.code), answer: 'unknown', text: found.text, advice: adviceOf(found.code) }
 }
 
 function foreignRule(way: Way, end: End, by: Hit, evidence: Evidence): Cause {
@@ -321,19 +390,25 @@ function foreignRule(way: Way, end: End, by: Hit, evidence: Evidence): Cause {
     return { code: 'rule-missing', answer, text: `${lacking.text}; so ${describeDecision(end)}`, advice: repair }
   }
   const verb = by.effect.startsWith('REJECT') ? 'rejected' : 'dropped'
+  const isNative = by.variant === 'nftables'
   const rule = by.number === 0 ? `its policy (${by.effect})` : `rule ${by.number} (${by.rule})`
-  const where = by.chain === hook ? place : `${place}, chain ${by.chain},`
+  const where = isNative
+    ? `chain ${by.table} ${by.chain} of nftables at ${hook}`
+    : by.chain === hook
+      ? place
+      : `${place}, chain ${by.chain},`
   const who = by.number === 0 ? '' : ', which is not ours'
   const what = isReply ? 'the answer is ' : ''
   const seen = seenByIpvs(way) ? '' : '; IPVS never sees it'
-  const variant = by.variant === '' ? '' : ` of iptables-${by.variant}`
+  const variant = by.variant === '' || isNative ? '' : ` of iptables-${by.variant}`
   const text = `${what}${verb} in ${where} by ${rule}${variant}${who}${seen}`
   const chain = hook === 'FORWARD' ? 'forward-dropped' : undefined
   const kind =
     by.number === 0 ? 'dropped-by-policy' : verb === 'rejected' ? 'rejected-by-foreign-rule' : 'dropped-by-foreign-rule'
   const tool = evidence.target.family === 'IPv4' ? 'iptables' : 'ip6tables'
-  const advice =
-    by.number === 0
+  const advice = isNative
+    ? `see nft -a list chain ${by.table} ${by.chain}`
+    : by.number === 0
       ? `let it pass before the policy decides: ${tool} -t ${table} -I ${hook} …`
       : `see who wrote the rule: ${tool} -t ${table} -S ${by.chain}`
   return { code: chain ?? kind, answer, text, advice }
@@ -437,6 +512,12 @@ function notMasqueraded(way: Way, end: End, evidence: Evidence): Cause {
   if (rule !== undefined) return { code: 'rule-missing', answer, text: `${rule.text}; so ${text}`, advice: repair }
   const entry = missingEntry(evidence, isHairpin ? /LOOP-BACK/ : /./)
   if (entry !== undefined) return { ...entry, answer, text: `${entry.text}; so ${text}` }
+  const marks = hitsOf(way).filter(({ effect }) => effect.startsWith('mark '))
+  const taker = marks.findLast(({ ours }) => !ours)
+  if (taker !== undefined && marks.some(({ ours }) => ours)) {
+    const why = `${ruleName(taker)}, which is not ours, takes away the mark by which rules of ours masquerade (${taker.effect})`
+    return { code: 'mark-lost', answer, text: `${why}: ${text}` }
+  }
   const foreign = hitsOf(way).find(
     ({ ours, table, effect }) => !ours && table === 'nat' && /^(ACCEPT|RETURN|SNAT)/.test(effect),
   )

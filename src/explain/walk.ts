@@ -5,6 +5,7 @@ import { answerOfReject, answerOfRoute, configName, type Answer } from './answer
 import { merge, passChain, type Doubt, type Hit, type Passage } from './chains.ts'
 import type { KernelState, RouteAnswer } from './kernel-state.ts'
 import { clientPort, packetKey, packetText, type Packet } from './packet.ts'
+import { followRefusal } from './refusal.ts'
 
 /** Where a packet comes from. */
 export interface Origin {
@@ -62,8 +63,10 @@ export interface End {
   readonly text: string
   /** The rule or policy that decided. */
   readonly by?: Hit
-  /** Of a routing error. */
+  /** What a process of the node is told by the call itself, or a routing error. */
   readonly errno?: string
+  /** Why a refusal does not come to the client. */
+  readonly lost?: string
   /** Client address that the endpoint sees. */
   readonly seen?: string
 }
@@ -71,6 +74,15 @@ export interface End {
 export interface DestinationResult {
   readonly destination: ObservedDestination
   readonly ways: readonly Way[]
+}
+
+export interface Balanced {
+  readonly server: ObservedServer
+  readonly results: readonly DestinationResult[]
+  /** The virtual server is one of this firewall mark, and of no address. */
+  readonly mark?: number
+  /** Key of the destination that client affinity has chosen before. */
+  readonly pinned?: string
 }
 
 /** One way a packet can go; there is more than one only where something cannot be told. */
@@ -82,7 +94,7 @@ export interface Way {
   readonly hooks: readonly string[]
   readonly end?: End
   /** IPVS took it: what becomes of it with each destination that may be chosen. */
-  readonly balanced?: { readonly server: ObservedServer; readonly results: readonly DestinationResult[] }
+  readonly balanced?: Balanced
   /** The client address that the endpoint gets to see. */
   readonly seen?: string
 }
@@ -127,20 +139,24 @@ export class Walk {
       sourceTranslated: false,
     }
     const start: Way = { packet, steps: [], doubts: [], hooks: [] }
-    return origin.kind === 'node' ? this.#fromNode(start) : this.#fromWire(start)
+    const isOwn = origin.kind === 'node'
+    const ways = await (isOwn ? this.#fromNode(start) : this.#fromWire(start))
+    return Promise.all(ways.map((way) => this.#withRefusals(way, isOwn)))
+  }
+
+  async #withRefusals(way: Way, isOwn: boolean): Promise<Way> {
+    const { balanced } = way
+    if (balanced === undefined) return followRefusal(this.#kernel, way, isOwn)
+    const follow = async ({ destination, ways }: DestinationResult): Promise<DestinationResult> => ({
+      destination,
+      ways: await Promise.all(ways.map((one) => followRefusal(this.#kernel, one, isOwn))),
+    })
+    return { ...way, balanced: { ...balanced, results: await Promise.all(balanced.results.map(follow)) } }
   }
 
   /** In by a link: netfilter's PREROUTING, routing, INPUT, IPVS at LOCAL_IN. */
   #fromWire(way: Way): Promise<readonly Way[]> {
-    return this.#through(
-      [way],
-      [
-        this.#table('raw', 'PREROUTING'),
-        this.#table('mangle', 'PREROUTING'),
-        this.#nat('PREROUTING'),
-        (one) => this.#routeIn(one),
-      ],
-    )
+    return this.#through([way], [...this.#prerouting(), this.#nat('PREROUTING'), (one) => this.#routeIn(one)])
   }
 
   async #routeIn(way: Way): Promise<readonly Way[]> {
@@ -153,6 +169,8 @@ export class Walk {
       return this.#through([here], [...this.#input(), (one) => this.#ipvs(one, 'LOCAL_IN')])
     }
     if (route.kind === 'unicast') {
+      const off = this.#forwardingOff(packet)
+      if (off !== undefined) return [ended(way, off)]
       const via = route.gateway === undefined ? '' : ` via ${route.gateway}`
       const on = withStep(way, 'routing', `${destination} is no address of this node: on by ${route.link}${via}`)
       return this.#forward({ ...on, packet: { ...on.packet, outLink: route.link } })
@@ -160,8 +178,27 @@ export class Walk {
     return [this.#noRoute(way, route, 'no-route')]
   }
 
+  #prerouting(): Stage[] {
+    return [this.#table('raw', 'PREROUTING'), this.#table('mangle', 'PREROUTING')]
+  }
+
   #input(): Stage[] {
     return [this.#table('mangle', 'INPUT'), this.#table('filter', 'INPUT'), this.#table('security', 'INPUT')]
+  }
+
+  #forwarding(): Stage[] {
+    const forward = ['mangle', 'filter', 'security'].map((table) => this.#table(table, 'FORWARD'))
+    return [...forward, this.#table('mangle', 'POSTROUTING')]
+  }
+
+  /** Before nat and IPVS. */
+  #output(): Stage[] {
+    return [this.#table('raw', 'OUTPUT'), this.#table('mangle', 'OUTPUT')]
+  }
+
+  /** After them. */
+  #leaving(): Stage[] {
+    return [this.#table('filter', 'OUTPUT'), this.#table('security', 'OUTPUT'), this.#table('mangle', 'POSTROUTING')]
   }
 
   async #forward(way: Way): Promise<readonly Way[]> {
@@ -169,10 +206,7 @@ export class Walk {
     return this.#through(
       [way],
       [
-        this.#table('mangle', 'FORWARD'),
-        this.#table('filter', 'FORWARD'),
-        this.#table('security', 'FORWARD'),
-        this.#table('mangle', 'POSTROUTING'),
+        ...this.#forwarding(),
         this.#nat('POSTROUTING'),
         this.#finish('routed-on', 'leaves', 'routing', `leaves by ${link} as ${packetText(way.packet)}`),
       ],
@@ -192,13 +226,7 @@ export class Walk {
     const out = withStep({ ...way, packet }, 'routing', `${destination} is ${on}; the packet's source is ${source}`)
     return this.#through(
       [out],
-      [
-        this.#table('raw', 'OUTPUT'),
-        this.#table('mangle', 'OUTPUT'),
-        this.#nat('OUTPUT'),
-        (one) => this.#routeAgain(one),
-        (one) => this.#ipvs(one, 'LOCAL_OUT'),
-      ],
+      [...this.#output(), this.#nat('OUTPUT'), (one) => this.#routeAgain(one), (one) => this.#ipvs(one, 'LOCAL_OUT')],
     )
   }
 
@@ -224,7 +252,9 @@ export class Walk {
     const { family, protocol, destination, destinationPort } = packet
     const id: ServerId = { family, protocol, address: destination, port: destinationPort }
     const place = `IPVS at ${hook}`
-    const server = await this.#kernel.server(id)
+    // A firewall mark is looked up first (ip_vs_service_find).
+    const marked = packet.mark === 0 ? undefined : await this.#kernel.serverOfMark(packet.mark, id)
+    const server = marked ?? (await this.#kernel.server(id))
     if (typeof server === 'string') {
       return [ended(way, { code: 'untold-server', answer: 'unknown', place, text: server })]
     }
@@ -232,24 +262,42 @@ export class Walk {
       const on = withStep(way, place, `no virtual server ${serverKey(id)}: passed on`)
       return hook === 'LOCAL_IN' ? this.#deliver(on) : this.#sendOn(on)
     }
-    const chosen = server.destinations.filter(({ weight }) => weight > 0)
+    const pinned = marked === undefined ? await this.#pinned(server, packet.source) : undefined
+    const chosen = pinned === undefined ? server.destinations.filter(({ weight }) => weight > 0) : [pinned]
     const { scheduler, timeout } = server.server
     const affinity = timeout > 0 ? `, client affinity ${timeout} s` : ''
+    const name = marked === undefined ? serverKey(id) : `of firewall mark 0x${packet.mark.toString(16)}`
     const list = chosen.map((one) => `${destinationKey(one)} (weight ${one.weight})`).join(', ')
     if (chosen.length === 0) {
       const why = server.destinations.length === 0 ? 'has no destination' : 'has only destinations of weight 0'
-      const text = `virtual server ${serverKey(id)} ${why}: refused with port unreachable`
+      const text = `virtual server ${name} ${why}: refused with port unreachable`
       const how = family === 'IPv4' ? 'icmp-port-unreachable' : 'icmp6-port-unreachable'
       return [ended(way, { code: 'no-destination', answer: answerOfReject(how, protocol), place, text })]
     }
-    const text = `virtual server ${serverKey(id)}, ${scheduler}${affinity}: one of ${list}${restingText(server)}`
+    const which = pinned === undefined ? 'one of ' : `${packet.source} is kept at `
+    const text = `virtual server ${name}, ${scheduler}${affinity}: ${which}${list}${restingText(server)}`
     const on = withStep(way, place, text)
     const results: DestinationResult[] = []
     for (const destination of chosen.slice(0, mostDestinations)) {
       const start: Way = { ...on, steps: [], doubts: [] }
       results.push({ destination, ways: mergeWays(await this.#toDestination(start, id, destination, hook)) })
     }
-    return [{ ...on, balanced: { server, results } }]
+    const balanced: Balanced = {
+      server,
+      results,
+      ...(marked === undefined ? {} : { mark: packet.mark }),
+      ...(pinned === undefined ? {} : { pinned: destinationKey(pinned) }),
+    }
+    return [{ ...on, balanced }]
+  }
+
+  /** The destination of the client's affinity, while it counts (ip_vs_check_template). */
+  async #pinned({ server, destinations }: ObservedServer, client: string): Promise<ObservedDestination | undefined> {
+    if (server.timeout === 0) return undefined
+    const key = await this.#kernel.pinned(server, client)
+    const found = destinations.find((one) => destinationKey(one) === key)
+    const expires = this.#kernel.sysctl('net/ipv4/vs/expire_quiescent_template') === '1'
+    return found !== undefined && (found.weight > 0 || !expires) ? found : undefined
   }
 
   async #toDestination(
@@ -301,11 +349,8 @@ export class Walk {
     return this.#through(
       [out],
       [
-        this.#table('raw', 'OUTPUT'),
-        this.#table('mangle', 'OUTPUT'),
-        this.#table('filter', 'OUTPUT'),
-        this.#table('security', 'OUTPUT'),
-        this.#table('mangle', 'POSTROUTING'),
+        ...this.#output(),
+        ...this.#leaving(),
         this.#sourceNat(route.source ?? ''),
         (one) => this.#reply(one, destination, route),
       ],
@@ -318,29 +363,14 @@ export class Walk {
     // lo has no address that MASQUERADE takes: IPv4 goes on to the first of another link (inet_select_addr), IPv6 takes
     // the destination itself (RFC 6724, rule 1).
     const own = family === 'IPv4' ? this.#kernel.nodeAddresses[0] : destination
-    const out: Stage[] = [
-      this.#table('filter', 'OUTPUT'),
-      this.#table('security', 'OUTPUT'),
-      this.#table('mangle', 'POSTROUTING'),
-      this.#sourceNat(outLink === 'lo' ? (own ?? '') : ''),
-    ]
+    const out: Stage[] = [...this.#leaving(), this.#sourceNat(outLink === 'lo' ? (own ?? '') : '')]
     if (outLink !== 'lo') {
       const leave: Stage = (one) =>
         this.#finish('routed-on', 'leaves', 'routing', `leaves by ${outLink} as ${packetText(one.packet)}`)(one)
       return this.#through([way], [...out, leave])
     }
     const loop: Stage = async (one) => [{ ...one, packet: { ...one.packet, inLink: 'lo', outLink: '' } }]
-    return this.#through(
-      [way],
-      [
-        ...out,
-        loop,
-        this.#table('raw', 'PREROUTING'),
-        this.#table('mangle', 'PREROUTING'),
-        ...this.#input(),
-        (one) => this.#deliver(one),
-      ],
-    )
+    return this.#through([way], [...out, loop, ...this.#prerouting(), ...this.#input(), (one) => this.#deliver(one)])
   }
 
   /** To a socket of the node. */
@@ -376,15 +406,10 @@ export class Walk {
     return this.#through(
       [turned(way, isOwn ? 'lo' : this.#facts.origin.inLink)],
       [
-        this.#table('raw', 'OUTPUT'),
-        this.#table('mangle', 'OUTPUT'),
+        ...this.#output(),
         service,
-        this.#table('filter', 'OUTPUT'),
-        this.#table('security', 'OUTPUT'),
-        this.#table('mangle', 'POSTROUTING'),
-        ...(isOwn
-          ? [loop, this.#table('raw', 'PREROUTING'), this.#table('mangle', 'PREROUTING'), ...this.#input()]
-          : []),
+        ...this.#leaving(),
+        ...(isOwn ? [loop, ...this.#prerouting(), ...this.#input()] : []),
         done,
       ],
     )
@@ -406,8 +431,13 @@ export class Walk {
     if (packet.source === destination.address) {
       return fail('hairpin-not-masqueraded', `${client} is sent its own packet back, with its own address as source`)
     }
-    if (client === destination.address && this.#kernel.hairpin(route.link) === 'none') {
-      return fail('hairpin-off', `no port of bridge ${route.link} sends a packet back by the port it came from`)
+    const back = client === destination.address ? await this.#kernel.sendsBack(route.link, client) : true
+    if (typeof back === 'string') {
+      const text = `whether ${client} gets its own packets back: ${back}`
+      return [ended(way, { code: 'untold-target', answer: 'unknown', direction: 'reply', place, text })]
+    }
+    if (!back) {
+      return fail('hairpin-off', `bridge ${route.link} does not send ${client} a packet back by the port it came from`)
     }
     let bridged = false
     if (!packet.sourceTranslated) {
@@ -425,16 +455,13 @@ export class Walk {
         }
       }
     }
-    const back = turned(way, '', bridged || this.#isBridged(route.link))
-    const in_: Way = { ...back, packet: { ...back.packet, inLink: route.link } }
+    const answer = turned(way, '', bridged || this.#isBridged(route.link))
+    const in_: Way = { ...answer, packet: { ...answer.packet, inLink: route.link } }
     const untranslate: Stage = async (one) => [{ ...one, packet: { ...one.packet, destination: client } }]
     const onward: Stage = bridged
       ? (one) => this.#replyForward({ ...one, packet: { ...one.packet, outLink: route.link } })
       : (one) => this.#routeReply(one)
-    return this.#through(
-      [in_],
-      [this.#table('raw', 'PREROUTING'), this.#table('mangle', 'PREROUTING'), untranslate, onward],
-    )
+    return this.#through([in_], [...this.#prerouting(), untranslate, onward])
   }
 
   async #routeReply(way: Way): Promise<readonly Way[]> {
@@ -444,7 +471,11 @@ export class Walk {
       const done = this.#finish('answered', 'answered', 'IPVS at LOCAL_IN', 'the client is answered', this.#seen(way))
       return this.#through([way], [...this.#input(), done])
     }
-    if (route.kind === 'unicast') return this.#replyForward({ ...way, packet: { ...way.packet, outLink: route.link } })
+    if (route.kind === 'unicast') {
+      const off = this.#forwardingOff(way.packet)
+      if (off !== undefined) return [ended(way, off)]
+      return this.#replyForward({ ...way, packet: { ...way.packet, outLink: route.link } })
+    }
     const { code, ...end } = this.#noRoute(way, route, 'no-route-back').end!
     return [ended(way, { ...end, code, answer: 'nothing', direction: 'reply' })]
   }
@@ -454,10 +485,7 @@ export class Walk {
     return this.#through(
       [way],
       [
-        this.#table('mangle', 'FORWARD'),
-        this.#table('filter', 'FORWARD'),
-        this.#table('security', 'FORWARD'),
-        this.#table('mangle', 'POSTROUTING'),
+        ...this.#forwarding(),
         this.#finish('answered', 'answered', 'IPVS at FORWARD', 'the client is answered', this.#seen(way)),
       ],
     )
@@ -479,6 +507,14 @@ export class Walk {
     const isBridge = this.#kernel.links.some(({ name, kind }) => name === link && kind === 'bridge')
     const tables = this.#kernel.family === 'IPv4' ? 'iptables' : 'ip6tables'
     return isBridge && this.#kernel.sysctl(`net/bridge/bridge-nf-call-${tables}`) === '1'
+  }
+
+  /** IPv6 has routes whether it forwards or not, and drops in silence (ip6_forward); IPv4 then has none. */
+  #forwardingOff({ family, destination }: Packet): Omit<End, 'direction'> | undefined {
+    const name = configName(family, 'all', 'forwarding')
+    if (family === 'IPv4' || this.#kernel.sysctl(name) !== '0') return undefined
+    const text = `${destination} is no address of this node, and forwarding is off (${name})`
+    return { code: 'forwarding-off', answer: 'nothing', place: 'routing', text }
   }
 
   #noRoute(way: Way, route: RouteAnswer, code: 'no-route' | 'no-route-back'): Way {
@@ -590,6 +626,11 @@ function fromPassage(way: Way, passage: Passage, place: string, direction: 'requ
   const { by } = fate
   if (fate.kind === 'untold') {
     return { ...next, end: { code: 'untold-target', answer: 'unknown', direction, place, text: fate.why, by } }
+  }
+  // Whoever sends a datagram is told that it is dropped on its way out, unless IPVS has taken it over.
+  const isTold = fate.kind === 'drop' && direction === 'request' && packet.protocol === 'UDP'
+  if (isTold && packet.inLink === '' && packet.server === undefined) {
+    return { ...next, end: { code: 'rule', answer: 'unreachable', direction, place, text: '', by, errno: 'EPERM' } }
   }
   const answer = fate.kind === 'drop' || direction === 'reply' ? 'nothing' : answerOfReject(fate.how, packet.protocol)
   return { ...next, end: { code: 'rule', answer, direction, place, text: '', by } }

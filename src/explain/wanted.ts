@@ -40,6 +40,7 @@ export type DifferenceCode =
   | 'destination-weight'
   | 'destination-not-wanted'
   | 'set-entry-missing'
+  | 'set-full'
   | 'rule-missing'
 
 /** Something that the kernel has otherwise than the plan says. */
@@ -158,7 +159,11 @@ async function compareSets({ plan, facts }: Wanted, target: ServerId, kernel: Ke
   for (const { role, entry } of plan.members.filter(concerns)) {
     const { name } = setSpec(role, facts.family)
     if ((await kernel.hasEntry(name, entry)) !== false) continue
-    differences.push({ code: 'set-entry-missing', object: `set ${name}`, text: `set ${name} lacks the entry ${entry}` })
+    const room = await kernel.setRoom(name)
+    const isFull = room !== undefined && room.members >= room.size
+    const why = isFull ? `, and is full: ${room.members} entries of ${room.size} at most` : ''
+    const code = isFull ? 'set-full' : 'set-entry-missing'
+    differences.push({ code, object: `set ${name}`, text: `set ${name} lacks the entry ${entry}${why}` })
   }
   return differences
 }

@@ -3,12 +3,12 @@ import type { SetType } from '../model/sets.ts'
 import { attributes, nested, net16, net32, text, u8 } from '../netlink/attributes.ts'
 import { Connection, type Message } from '../netlink/connection.ts'
 import { errno, errnoName } from '../netlink/errno.ts'
-import { protocols } from '../netlink/header.ts'
+import { flags, protocols } from '../netlink/header.ts'
 import { addressAttributes, entryAttributes, parseEntry } from './entries.ts'
-import { decodeCommand, ipsetErrno } from './messages.ts'
+import { decodeCommand, ipsetErrno, roomOf } from './messages.ts'
 
-/** IPSET_CMD_TEST and IPSET_CMD_HEADER of linux/netfilter/ipset/ip_set.h. */
-const commands = { test: 11, header: 12 } as const
+/** IPSET_CMD_LIST, IPSET_CMD_TEST and IPSET_CMD_HEADER of linux/netfilter/ipset/ip_set.h. */
+const commands = { list: 7, test: 11, header: 12 } as const
 const subsystem = 6
 const headerLength = 4
 const protocolVersion = 6
@@ -26,9 +26,13 @@ const elementAttributes = attributes('ipset entry', {
 })
 type Element = Parameters<typeof elementAttributes.write>[1]
 
+/** IPSET_FLAG_LIST_HEADER: a set without its entries. */
+const headerOnly = 4
+
 const testAttributes = attributes('ipset test', {
   protocol: [1, u8],
   setName: [2, text],
+  flags: [6, net32],
   data: [7, nested(elementAttributes)],
 })
 const testEntryAttributes = attributes('ipset test', {
@@ -43,6 +47,11 @@ export interface Sought {
   readonly protocol: Protocol
   readonly mark: number
   readonly sides: readonly { readonly address: string; readonly port: number; readonly link: string }[]
+}
+
+export interface SetRoom {
+  readonly members: number
+  readonly size: number
 }
 
 interface Header {
@@ -86,6 +95,17 @@ export class SetMembership {
     return this.#test(name, (writer) =>
       testEntryAttributes.write(writer, { protocol: protocolVersion, setName: name, data }),
     )
+  }
+
+  /** How many entries a hash set has and may have; undefined of other sets and of kernels that do not tell. */
+  async room(name: string): Promise<SetRoom | undefined> {
+    const value = { protocol: protocolVersion, setName: name, flags: headerOnly }
+    const reply = await this.#connection.dump({
+      ...ipsetMessage(commands.list, (writer) => testAttributes.write(writer, value)),
+      flags: flags.dump,
+    })
+    const [payload] = reply.payloads
+    return reply.errno === 0 && payload !== undefined ? roomOf(payload) : undefined
   }
 
   close(): void {

@@ -224,6 +224,12 @@ export function entriesPerMessage(set: SetSpec): number {
   return set.family === 'IPv6' ? 750 : 1000
 }
 
+/** Entries and room of the set in a listing; undefined where it does not say. */
+export function roomOf(payload: Buffer): { members: number; size: number } | undefined {
+  const { elements, maxelem } = setAttributes.decode(payload, headerLength).data ?? {}
+  return elements === undefined || maxelem === undefined ? undefined : { members: elements, size: maxelem }
+}
+
 /** Decodes a payload after nlmsghdr. */
 export function decodeCommand(payload: Buffer): CommandAttributes {
   if (payload.length < headerLength) {

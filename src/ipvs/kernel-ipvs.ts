@@ -31,7 +31,9 @@ import {
   changeMessages,
   decodeCounters,
   decodeDestination,
+  decodeBalancing,
   decodeServer,
+  markMessage,
   decodeTimeouts,
   familyName,
   getServerMessage,
@@ -254,6 +256,11 @@ export class KernelIpvs implements Ipvs, IpvsTraffic {
     return this.#queue.run(() => this.#lookAt(id))
   }
 
+  /** The virtual server of a firewall mark, which takes packets before any of an address; named by `id`. */
+  findByMark(mark: number, id: ServerId): Promise<ObservedServer | undefined> {
+    return this.#queue.run(() => this.#lookAtMark(mark, id))
+  }
+
   listAll(): Promise<readonly ObservedServer[]> {
     return this.#queue.run(() => this.#listAll())
   }
@@ -419,6 +426,20 @@ export class KernelIpvs implements Ipvs, IpvsTraffic {
     if (reply.errno !== 0) throw kernelError(reply.errno, 'read', `virtual server ${serverKey(id)}`)
     const server = reply.payloads[0] && decodeServer(reply.payloads[0])
     return server && { server, destinations: await this.#listDestinations(server) }
+  }
+
+  async #lookAtMark(mark: number, id: ServerId): Promise<ObservedServer | undefined> {
+    const { family } = id
+    const number = await this.#family()
+    const reply = await this.#connection.request(markMessage(number, 'getServer', family, mark))
+    const [payload] = reply.payloads
+    if (reply.errno === errno.ESRCH) return undefined
+    if (reply.errno !== 0 || payload === undefined)
+      throw kernelError(reply.errno, 'read', `virtual server of mark ${mark}`)
+    const listing = markMessage(number, 'getDestination', family, mark)
+    const payloads = await this.#dump(listing, `destinations of mark ${mark}`)
+    const destinations = payloads.flatMap((one) => decodeDestination(one, family) ?? [])
+    return { server: { ...id, ...decodeBalancing(payload) }, destinations }
   }
 
   /** One reading serves both families where they ask at about the same time. */

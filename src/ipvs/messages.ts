@@ -10,6 +10,7 @@ import {
   text,
   u16,
   u32,
+  type AttributesOf,
   type Writer,
 } from '../netlink/attributes.ts'
 import type { Message } from '../netlink/connection.ts'
@@ -208,6 +209,18 @@ export function listDestinationsMessage(familyId: number, server: ServerId): Mes
   )
 }
 
+/** A virtual server of a firewall mark, or its destinations; ESRCH where there is none. */
+export function markMessage(
+  familyId: number,
+  command: 'getServer' | 'getDestination',
+  family: Family,
+  mark: number,
+): Message {
+  return genericMessage(familyId, commands[command], (writer) =>
+    commandAttributes.write(writer, { server: { family: families[family], firewallMark: mark } }),
+  )
+}
+
 export function getTimeoutsMessage(familyId: number): Message {
   return genericMessage(familyId, commands.getConfig)
 }
@@ -249,13 +262,17 @@ export function decodeServer(payload: Buffer): VirtualServer | undefined {
   const { server } = commandAttributes.decode(payload, genericHeaderLength)
   const id = decodeId(server)
   if (server === undefined || id === undefined) return undefined
+  return { ...id, ...decodeRest(server) }
+}
+
+/** How the service of an answer balances, whatever it is known by. */
+export function decodeBalancing(payload: Buffer): Omit<VirtualServer, keyof ServerId> {
+  return decodeRest(commandAttributes.decode(payload, genericHeaderLength).server ?? {})
+}
+
+function decodeRest(server: AttributesOf<typeof serverAttributes>): Omit<VirtualServer, keyof ServerId> {
   const flags = server.flags === undefined || server.flags.length < 4 ? 0 : Buffer.from(server.flags).readUInt32LE(0)
-  return {
-    ...id,
-    scheduler: server.scheduler ?? '',
-    flags: flags & ~hashedFlag,
-    timeout: server.timeout ?? 0,
-  }
+  return { scheduler: server.scheduler ?? '', flags: flags & ~hashedFlag, timeout: server.timeout ?? 0 }
 }
 
 /** The counters of one service of a dump, at these offsets of the datagram; undefined as `decodeServer`. */

@@ -22,7 +22,7 @@ const rooms: Record<string, string[]> = {
   health: ['lib', 'model'],
   debug: [],
   proxier: ['lib', 'model', 'reconcile'],
-  explain: ['lib', 'model', 'netlink', 'ipvs', 'ipset', 'dummy', 'iptables', 'kube', 'proxier'],
+  explain: ['lib', 'model', 'netlink', 'ipvs', 'ipset', 'dummy', 'iptables', 'conntrack', 'kube', 'proxier'],
   wanted: ['config', 'dummy', 'health', 'ipset', 'iptables', 'ipvs', 'lib', 'model', 'proxier'],
   cli: ['config', 'lib'],
   inspect: [

@@ -1,6 +1,6 @@
 // Serves and asks in one namespace, on orders that come as lines of JSON; each answer is a line with the order's id.
 //   { id, op: 'serve', protocol, port, addresses? }         answers clients with "NAME CLIENT PORT", one line
-//   { id, op: 'ask', protocol, address, port, source?, timeout, reset? }
+//   { id, op: 'ask', protocol, address, port, source?, sourcePort?, timeout, reset? }
 // What an ask found: the server's line, "refused", "no route", "timeout", or the name of the error. Ends with its standard input.
 import { execFile, spawn } from 'node:child_process'
 import { createSocket } from 'node:dgram'
@@ -70,7 +70,7 @@ const ask = {
       })
       socket.on('error', (error) => end(meaning(error)))
     }),
-  udp: ({ address, port, source, timeout }) =>
+  udp: ({ address, port, source, sourcePort, timeout }) =>
     new Promise((done) => {
       const socket = createSocket(six(address) ? 'udp6' : 'udp4')
       const end = (answer) => {
@@ -83,7 +83,7 @@ const ask = {
       socket.on('message', (data) => end(String(data).trim()))
       // Connected, so that it hears of ICMP errors and of nobody else.
       socket.on('connect', () => socket.send('?'))
-      if (source) socket.bind({ address: source }, () => socket.connect(port, address))
+      if (source) socket.bind({ address: source, port: sourcePort }, () => socket.connect(port, address))
       else socket.connect(port, address)
     }),
   sctp: ({ address, port, source, timeout }) =>

@@ -45,10 +45,13 @@ const bridges: Readonly<Record<NodeName, Pair>> = {
   'node-b': { IPv4: '10.244.2.1', IPv6: 'fd44:2::1' },
 }
 
-const podCIDRs: Readonly<Record<NodeName, Pair>> = {
+export const podCIDRs: Readonly<Record<NodeName, Pair>> = {
   'node-a': { IPv4: '10.244.1.0/24', IPv6: 'fd44:1::/64' },
   'node-b': { IPv4: '10.244.2.0/24', IPv6: 'fd44:2::/64' },
 }
+
+/** All pods' ranges, as the daemons are told. */
+export const clusterCIDRs = '--cluster-cidr=10.244.0.0/16,fd44::/16'
 
 /** Ranges of service addresses, as `Service` hands them out; nobody but nodes with a proxy knows them. */
 const servicePrefixes = {
@@ -81,6 +84,8 @@ export interface Question {
   readonly address: string
   readonly port: number
   readonly source?: string
+  /** Of UDP; any where absent. */
+  readonly sourcePort?: number
   /** Milliseconds until the answer is "timeout". */
   readonly timeout?: number
   /** Ends the connection by RST. */
@@ -141,10 +146,9 @@ export class Network {
       await network.write('nodes.json', ...nodes.map(nodeObject))
       await network.write('objects.json', ...objects)
       const served = network.#serve()
-      const cidrs = '--cluster-cidr=10.244.0.0/16,fd44::/16'
       for (const name of nodes) {
         const manifests = `--manifests=${network.#folder.path}`
-        const args = [manifests, '--proxy-mode=ipvs', `--hostname-override=${name}`, cidrs]
+        const args = [manifests, '--proxy-mode=ipvs', `--hostname-override=${name}`, clusterCIDRs]
         network.daemons.set(name, new Daemon(network.namespace(name), [...args, ...flags]))
       }
       await Promise.all([served, ...[...network.daemons.values()].map((daemon) => daemon.synced())])

@@ -31,6 +31,8 @@ export interface ServiceShape {
   readonly ports?: readonly PortShape[]
   /** Whether the status of one of type LoadBalancer has its VIPs; true where absent. */
   readonly hasVIP?: boolean
+  /** Of its VIPs; none where absent, which is VIP. */
+  readonly ipMode?: 'VIP' | 'Proxy'
   readonly spec?: Readonly<Record<string, unknown>>
   readonly metadata?: Readonly<Record<string, unknown>>
 }
@@ -69,7 +71,7 @@ export function serviceObjects(shape: ServiceShape): unknown[] {
 
 /** The Service alone. */
 export function serviceObject(shape: ServiceShape): unknown {
-  const { name, number, type = 'LoadBalancer', hasVIP = true, spec, metadata } = shape
+  const { name, number, type = 'LoadBalancer', hasVIP = true, ipMode, spec, metadata } = shape
   const own = (kind: 'clusterIP' | 'loadBalancer' | 'externalIP') =>
     families.map((family) => serviceAddress(kind, number, family))
   const ports = portsOf(shape)
@@ -92,7 +94,7 @@ export function serviceObject(shape: ServiceShape): unknown {
             ...spec,
           },
     ...(type === 'LoadBalancer' && hasVIP
-      ? { status: { loadBalancer: { ingress: own('loadBalancer').map((ip) => ({ ip })) } } }
+      ? { status: { loadBalancer: { ingress: own('loadBalancer').map((ip) => ({ ip, ...(ipMode && { ipMode }) })) } } }
       : {}),
   }
 }

@@ -16,7 +16,7 @@ import { parseSave } from '../../../src/iptables/text.ts'
 import { Writer } from '../../../src/netlink/attributes.ts'
 import { mergeEndpoints } from '../../../src/proxier/endpoint-choice.ts'
 import { endpoint, port, service, slice } from '../proxier/objects.ts'
-import { explainOn, inSync, settings, withRules, type SetUp } from './lab.ts'
+import { explainOn, inSync, settings, withRules, withSysctl, type SetUp } from './lab.ts'
 
 const packet: Packet = {
   family: 'IPv4',
@@ -294,6 +294,13 @@ test('a question for a route, and its answer', () => {
   expect(decodeRoute(answer)).toEqual({ type: 1, outLink: 2, gateway: '192.168.60.2', source: '192.168.60.1' })
 })
 
+test('a question for a route of SCTP, which the kernel knows no ports of', () => {
+  const writer = new Writer()
+  const query = { destination: '10.96.0.10', mark: 0, protocol: 'SCTP' as const, destinationPort: 80 }
+  routeMessage(query, undefined, 0).write(writer)
+  expect(writer.bytes().toString('hex')).toBe('022000000000000000000000080001000a60000a')
+})
+
 function chainBytes(family: number, table: string, name: string, number: number, policy: number, uses: number): Buffer {
   const body = chainAttributes.encode({ table, name, hook: { number, priority: 10 }, policy, uses })
   return Buffer.concat([Buffer.from([family, 0, 0, 0]), body])
@@ -431,6 +438,24 @@ test('of the API server one Service, its slices and the Node are asked', async (
       metadata: { name: 'web', namespace: 'default' },
       spec: { clusterIP: '10.96.0.10', ports: [{ port: 80 }] },
     },
+    '/api/v1/services?resourceVersion=0': {
+      items: [
+        {
+          metadata: { name: 'ports', namespace: 'default' },
+          spec: { type: 'NodePort', clusterIP: '10.96.0.11', ports: [{ port: 80, nodePort: 30080 }] },
+        },
+        {
+          metadata: { name: 'vip', namespace: 'default' },
+          spec: {
+            type: 'LoadBalancer',
+            clusterIP: '10.96.0.12',
+            externalIPs: ['198.51.100.12'],
+            ports: [{ port: 30080, nodePort: 30081 }],
+          },
+          status: { loadBalancer: { ingress: [{ ip: '203.0.113.12' }] } },
+        },
+      ],
+    },
     '/api/v1/namespaces/default/pods/a1': { status: { podIPs: [{ ip: '10.244.1.2' }, { ip: 'fd44:1::2' }] } },
   }
   const client = {
@@ -463,7 +488,15 @@ test('of the API server one Service, its slices and the Node are asked', async (
     '/apis/discovery.k8s.io/v1/namespaces/default/endpointslices?labelSelector=kubernetes.io%2Fservice-name%3Dweb',
     '/api/v1/nodes/node1',
     '/api/v1/services?fieldSelector=spec.clusterIP%3D10.96.0.10',
+    '/api/v1/services?resourceVersion=0',
   ])
+  const at = async (address: string, number: number): Promise<string | undefined> =>
+    (await cluster.serviceAt(address, number, 'TCP'))?.key
+  expect(await at('203.0.113.12', 30080)).toBe('default/vip')
+  expect(await at('198.51.100.12', 30080)).toBe('default/vip')
+  expect(await at('192.168.60.1', 30080)).toBe('default/ports')
+  expect(await at('192.168.60.1', 30081)).toBe('default/vip')
+  expect(await at('192.168.60.1', 30082)).toBeUndefined()
 })
 
 test.each<[name: string, target: string, from: string | undefined]>([
@@ -502,6 +535,10 @@ test.each(paths)('$protocol over $family from $from', async ({ family, protocol,
   expect(verdict).toMatchObject({ code: 'served', answer: 'answered', isCertain: true })
   const seen = from === 'pod' ? request.from : six ? 'fd60::1' : '192.168.60.1'
   expect(ways[0]!.balanced!.results[0]!.ways[0]!.end!.seen).toBe(seen)
+  if (six && from === 'outside') {
+    const off = withSysctl(inSync(given), 'net/ipv6/conf/all/forwarding', '0')
+    expect((await explainOn(off, given, request)).verdict.code).toBe('ip-forward-off')
+  }
   const dropped = withRules(inSync(given), 'raw', from === 'node' ? 'OUTPUT' : 'PREROUTING', [
     `-p ${protocol.toLowerCase()} -j DROP`,
   ])

@@ -3,6 +3,7 @@ import { explanationText } from '../../../src/explain/text.ts'
 import type { Snapshot } from '../../../src/explain/snapshot.ts'
 import type { VerdictCode } from '../../../src/explain/verdict.ts'
 import type { Answer } from '../../../src/explain/answers.ts'
+import type { UdpFlow } from '../../../src/conntrack/flows.ts'
 import type { ServicePortRecord, ServiceRecord } from '../../../src/model/cluster.ts'
 import type { EndpointRecord } from '../../../src/model/endpoint-list.ts'
 import { endpoint, port, service, slice } from '../proxier/objects.ts'
@@ -75,6 +76,7 @@ const dropIn =
     withRules(s, 'filter', 'INPUT', [rule])
 const lone: Shape = { endpoints: [here] }
 const remote: Shape = { endpoints: [there] }
+const sticky: Shape = { service: { affinitySeconds: 600 } }
 
 const cases: readonly Case[] = [
   { name: 'a pod asks the cluster IP', to: clusterIP, from: pod, code: 'served', says: 'as 10.244.1.9' },
@@ -483,11 +485,20 @@ const cases: readonly Case[] = [
   {
     name: 'hairpin mode off',
     shape: lone,
-    change: (s) => ({ ...s, hairpin: 'none' }),
+    change: (s) => ({ ...s, sendsBack: false }),
     to: clusterIP,
     from: '10.244.1.2',
     code: 'hairpin-off',
     answer: 'nothing',
+  },
+  {
+    name: 'hairpin mode of a port that is not known',
+    shape: lone,
+    change: (s) => ({ ...s, sendsBack: 'some ports of bridge cni0 are in hairpin mode' }),
+    to: clusterIP,
+    from: '10.244.1.2',
+    code: 'cannot-tell',
+    says: 'whether 10.244.1.2 gets its own packets back',
   },
   {
     name: 'a hairpin entry is missing',
@@ -589,6 +600,142 @@ const cases: readonly Case[] = [
     code: 'endpoint-not-listening',
     answer: 'refused',
   },
+  {
+    name: 'a set that is full',
+    change: (s) => ({
+      ...withoutEntries(s, 'clusterIP'),
+      rooms: new Map([['KUBE-CLUSTER-IP', { members: 9, size: 9 }]]),
+    }),
+    to: clusterIP,
+    from: pod,
+    code: 'set-full',
+    answer: 'refused',
+    says: 'lacks the entry 10.96.0.10,tcp:80, and is full: 9 entries of 9 at most',
+  },
+  {
+    name: 'a set with room',
+    change: (s) => ({
+      ...withoutEntries(s, 'clusterIP'),
+      rooms: new Map([['KUBE-CLUSTER-IP', { members: 8, size: 9 }]]),
+    }),
+    to: clusterIP,
+    from: pod,
+    code: 'set-entry-missing',
+  },
+  {
+    name: 'a virtual server of a firewall mark',
+    change: (s) => marked(s, 7),
+    to: clusterIP,
+    from: pod,
+    code: 'taken-by-mark',
+    answer: 'answered',
+    says: 'firewall mark 0x7, set by rule 1 of mangle PREROUTING',
+  },
+  {
+    name: 'the same, but masquerading makes it another mark',
+    change: (s) => marked(s, 7),
+    to: clusterIP,
+    from: outside,
+    code: 'served',
+  },
+  {
+    name: 'the mark for masquerading is taken away',
+    shape: remote,
+    change: (s) => withRules(s, 'mangle', 'POSTROUTING', ['-j MARK --set-xmark 0x0/0xffffffff']),
+    to: clusterIP,
+    from: outside,
+    code: 'mark-lost',
+    answer: 'nothing',
+    says: 'rule 1 of mangle POSTROUTING',
+  },
+  {
+    name: 'client affinity, whose destination cannot be reached',
+    shape: sticky,
+    change: (s) => pinned(withRules(s, 'filter', 'OUTPUT', ['-d 10.244.2.2/32 -j DROP']), pod, '10.244.2.2:8080'),
+    to: clusterIP,
+    from: pod,
+    code: 'dropped-by-foreign-rule',
+    says: 'client affinity keeps 10.244.1.9 at 10.244.2.2:8080',
+  },
+  {
+    name: 'client affinity of somebody else',
+    shape: sticky,
+    change: (s) => pinned(withRules(s, 'filter', 'OUTPUT', ['-d 10.244.2.2/32 -j DROP']), outside, '10.244.2.2:8080'),
+    to: clusterIP,
+    from: pod,
+    code: 'partly-served',
+  },
+  {
+    name: 'client affinity with a destination that is gone',
+    shape: sticky,
+    change: (s) => pinned(s, pod, '10.244.2.9:8080'),
+    to: clusterIP,
+    from: pod,
+    code: 'served',
+    says: 'one of 2 destinations',
+  },
+  {
+    name: 'a flow of another time',
+    shape: { ports: [port({ protocol: 'UDP' })] },
+    change: (s) => ({ ...s, staleFlows: [stale(pod)] }),
+    to: `${clusterIP}/UDP`,
+    from: pod,
+    code: 'stale-flow',
+    says: '10.244.1.9:40404 to 10.96.0.10:80, answered by 10.244.1.99:8080',
+  },
+  {
+    name: 'a flow of another time, of another client',
+    shape: { ports: [port({ protocol: 'UDP' })] },
+    change: (s) => ({ ...s, staleFlows: [stale(outside)] }),
+    to: `${clusterIP}/UDP`,
+    from: pod,
+    code: 'served',
+  },
+  {
+    name: 'the refusal is dropped',
+    shape: { endpoints: [] },
+    change: (s) => withRules(s, 'filter', 'OUTPUT', ['-p icmp -j DROP']),
+    to: clusterIP,
+    from: pod,
+    code: 'rejected-no-endpoints',
+    answer: 'nothing',
+    says: 'the refusal itself is stopped by rule 1 of filter OUTPUT (-p icmp -j DROP)',
+  },
+  {
+    name: 'a rule of another protocol does not drop the refusal',
+    shape: { endpoints: [] },
+    change: (s) => withRules(s, 'filter', 'OUTPUT', ['-p tcp -j DROP', '-m conntrack --ctstate NEW -j DROP']),
+    to: clusterIP,
+    from: pod,
+    code: 'rejected-no-endpoints',
+    answer: 'refused',
+  },
+  {
+    name: 'a reset is dropped',
+    change: (s) => withRules(s, 'filter', 'OUTPUT', ['-p tcp -m tcp --sport 23 -j DROP']),
+    to: '192.168.60.1:23',
+    from: outside,
+    code: 'nothing-listens',
+    answer: 'nothing',
+  },
+  {
+    name: 'a datagram of the node, dropped before IPVS: EPERM',
+    shape: { ports: [port({ protocol: 'UDP' })] },
+    change: (s) => withRules(s, 'mangle', 'OUTPUT', ['-d 10.96.0.10/32 -j DROP']),
+    to: `${clusterIP}/UDP`,
+    from: 'node',
+    code: 'dropped-by-foreign-rule',
+    answer: 'unreachable',
+  },
+  {
+    name: 'a datagram of the node, dropped after IPVS',
+    shape: { ports: [port({ protocol: 'UDP' })] },
+    change: (s) => withRules(s, 'mangle', 'OUTPUT', ['-d 10.244.0.0/16 -j DROP']),
+    to: `${clusterIP}/UDP`,
+    from: 'node',
+    code: 'dropped-by-foreign-rule',
+    answer: 'nothing',
+  },
   { name: 'an address of nobody', to: '10.200.0.1:80', from: outside, code: 'not-local', answer: 'leaves' },
   {
     name: 'an address of nobody, no route',
@@ -599,6 +746,29 @@ const cases: readonly Case[] = [
     answer: 'unreachable',
   },
 ]
+
+/** A rule that sets a mark, and a virtual server of it. */
+function marked(snapshot: Snapshot, mark: number): Snapshot {
+  const rules = withRules(snapshot, 'mangle', 'PREROUTING', [`-d 10.96.0.10/32 -j MARK --set-xmark ${mark}/0xffffffff`])
+  return { ...rules, marks: new Map([[mark, snapshot.servers[0]!]]) }
+}
+
+function pinned(snapshot: Snapshot, client: string, destination: string): Snapshot {
+  return { ...snapshot, pinned: new Map([[`${clusterIP}/TCP ${client}`, destination]]) }
+}
+
+function stale(source: string): UdpFlow {
+  return {
+    source,
+    sourcePort: 40404,
+    destination: '10.96.0.10',
+    destinationPort: 80,
+    replySource: '10.244.1.99',
+    replySourcePort: 8080,
+    zone: 0,
+    id: 1,
+  }
+}
 
 function weights(snapshot: Snapshot, weight: number): Snapshot {
   const servers = snapshot.servers.map((one) => ({

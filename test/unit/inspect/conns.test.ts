@@ -3,7 +3,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { expect, test } from 'vitest'
 import { podNames } from '../../../src/inspect/cluster.ts'
-import { Best, parseConnection, procLines } from '../../../src/inspect/connections.ts'
+import { Best, parseConnection, procLines } from '../../../src/ipvs/connections.ts'
 import { connsText, gatherConnections, serviceKey } from '../../../src/inspect/conns.ts'
 import { ProxyError } from '../../../src/lib/errors.ts'
 

@@ -67,6 +67,8 @@ describe('messages', () => {
       expect(hex(messages.changeEntriesMessage('add', set, attributes))).toBe(kernel.adds[name])
       const found = await messages.decodeSet([bytes(kernel.listings[name])], entryText)
       expect(found?.entries.toSorted()).toEqual(entries.toSorted())
+      const room = set.type === 'bitmap:port' ? undefined : { members: entries.length, size: set.maxelem }
+      expect(messages.roomOf(bytes(kernel.listings[name]))).toEqual(room)
       const sizes = set.type === 'bitmap:port' ? { hashsize: 0, maxelem: 0 } : {}
       expect(found?.spec).toEqual({ ...set, ...sizes })
       expect(found?.references).toBe(0)

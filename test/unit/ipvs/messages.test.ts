@@ -364,3 +364,21 @@ describe('KernelIpvs', () => {
     expect(await ipvs.apply([])).toEqual([])
   })
 })
+
+describe('virtual servers of firewall marks', () => {
+  it.each([
+    ['getServer', 4],
+    ['getDestination', 8],
+  ] as const)('%s names family and mark', (command, number) => {
+    const written = bytes(hex(messages.markMessage(0x20, command, 'IPv6', 7)))
+    expect(written[0]).toBe(number)
+    expect(messages.commandAttributes.decode(written, 4).server).toMatchObject({ family: 10, firewallMark: 7 })
+  })
+
+  it('how one balances is told without an address', () => {
+    const server = { family: 2, firewallMark: 7, scheduler: 'wrr', flags: bytes('0300000000000000'), timeout: 300 }
+    const payload = Buffer.concat([bytes('01010000'), messages.commandAttributes.encode({ server })])
+    expect(messages.decodeBalancing(payload)).toEqual({ scheduler: 'wrr', flags: 1, timeout: 300 })
+    expect(messages.decodeServer(payload)).toBeUndefined()
+  })
+})
