@@ -1,5 +1,6 @@
 import { existsSync } from 'node:fs'
 import { setSpec, setComment } from './ipset/catalogue.ts'
+import { ipsetErrnoNames } from './ipset/messages.ts'
 import type { Flows } from './conntrack/flows.ts'
 import { KernelFlows } from './conntrack/kernel-flows.ts'
 import type { Dummy } from './dummy/dummy.ts'
@@ -71,10 +72,13 @@ export function openKernel(watch?: KernelWatch): Kernel {
   }
 }
 
-function observerOf(layer: string, watch: KernelWatch): CallObserver {
+/** One layer's calls as a watch hears of them: errnos by name, those of ipset alone included. */
+export function observerOf(layer: string, watch: KernelWatch): CallObserver {
+  const names = layer === 'ipset' ? ipsetErrnoNames : undefined
   return {
     answered: (operation, milliseconds) => watch.answered(layer, operation, milliseconds),
-    refused: (operation, errno) => watch.refused(layer, operation, errno === 'failed' ? errno : errnoName(errno)),
+    refused: (operation, errno) =>
+      watch.refused(layer, operation, errno === 'failed' ? errno : errnoName(errno, names)),
   }
 }
 
@@ -274,6 +278,9 @@ function figuresOf(
     sets: () => sets.fill(),
     get draining() {
       return servers.drainingCount
+    },
+    get longestDrain() {
+      return servers.longestDrain
     },
     get connections() {
       return servers.connections

@@ -23,6 +23,7 @@ import { runCommand } from './lib/process.ts'
 import { inOwnTurn } from './lib/turn.ts'
 import { version } from './lib/version.ts'
 import { listeners } from './listeners.ts'
+import type { ResourceFigures } from './metrics/figures.ts'
 import type { Metrics } from './metrics/metrics.ts'
 import type { Family } from './model/address.ts'
 import type { ClusterKind, ClusterSource } from './model/cluster.ts'
@@ -55,8 +56,8 @@ export interface Prepared {
   close(): void
 }
 
-/** A source that can say in words why it has not delivered. */
-type TellingSource = ClusterSource & { trouble(): string }
+/** A source that can say in words why it has not delivered, and for scrapes how each resource is followed. */
+type TellingSource = ClusterSource & { trouble(): string; resources(): readonly ResourceFigures[] }
 
 /**
  * Checks a configuration against this node without changing anything, and opens what it names. Throws ProxyError CONFIG
@@ -70,7 +71,12 @@ export async function prepare(shared: Shared, config: ProxyConfig): Promise<Prep
   if (line.manifests !== undefined) {
     const source = new ManifestsSource({ directory: line.manifests, nodeName, log })
     await source.check()
-    return { config, source: Object.assign(source, { trouble: () => '' }), events: noEvents, close: () => {} }
+    return {
+      config,
+      source: Object.assign(source, { trouble: () => '', resources: () => [] }),
+      events: noEvents,
+      close: () => {},
+    }
   }
   const access = await loadAccess({ kubeconfig: config['clientConnection.kubeconfig'], master: line.master })
   const { host } = new URL(access.server)
@@ -99,7 +105,7 @@ export async function prepare(shared: Shared, config: ProxyConfig): Promise<Prep
     ended.abort()
     client.close()
   }
-  return { config, source: Object.assign(source, { trouble }), events, close }
+  return { config, source: Object.assign(source, { trouble, resources: () => source.states() }), events, close }
 }
 
 /** Kernel settings beside the data path: what --init-only does. Throws ProxyError PREFLIGHT. */
@@ -165,6 +171,7 @@ export async function runSession(shared: Shared, prepared: Prepared, signal: Abo
       ledgers.set(family, stack.ledger)
       metrics.families.set(family, stack.figures)
     }
+    metrics.source.resources = () => source.resources()
     metrics.featureEnabled.reset()
     for (const [name, { stage, enabled }] of knownGates(config)) {
       metrics.featureEnabled.set({ name, stage }, enabled ? 1 : 0)
@@ -199,6 +206,7 @@ export async function runSession(shared: Shared, prepared: Prepared, signal: Abo
   } finally {
     inner.abort()
     metrics.families.clear()
+    metrics.source.resources = () => []
     for (const part of [...servers, ...serviceHealth, prepared]) part.close()
   }
 }
