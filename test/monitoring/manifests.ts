@@ -50,9 +50,9 @@ export interface Dashboard {
 
 export const dashboard = JSON.parse(readFileSync(join(folder, 'dashboard.json'), 'utf8')) as Dashboard
 
-/** A query as Grafana sends it with everything chosen, at a resolution of some seconds. */
+/** A query as Grafana sends it with everything chosen, over a minute. */
 export function substituted(expr: string): string {
-  const values: Readonly<Record<string, string>> = { job: 'kube-proxy', __rate_interval: '30s' }
+  const values: Readonly<Record<string, string>> = { job: 'kube-proxy', __rate_interval: '1m' }
   return expr.replaceAll(/\$(\w+)/g, (_all, name: string) => values[name] ?? '.*')
 }
 
@@ -73,7 +73,7 @@ export function asNumbers(expr: string): string {
  */
 export function mixinQueries(): readonly string[] {
   const selector = 'job="kube-proxy", instance=~".*"'
-  const rate = (series: string, more = '') => `rate(${series}{${selector}${more}}[30s])`
+  const rate = (series: string, more = '') => `rate(${series}{${selector}${more}}[1m])`
   const sum = (by: string, of: string) => `sum by (${by}) (${of})`
   const durations = ['kubeproxy_sync_proxy_rules_duration_seconds', 'kubeproxy_network_programming_duration_seconds']
   const p99 = (of: string) => `histogram_quantile(0.99, ${of})`
