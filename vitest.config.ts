@@ -4,6 +4,8 @@ export default defineConfig({
   test: {
     projects: [
       { test: { name: 'unit', include: ['test/unit/**/*.test.ts'] } },
+      // Needs promtool, which scripts/prepare.sh unpacks.
+      { test: { name: 'monitoring', include: ['test/monitoring/**/*.test.ts'] } },
       {
         // In the guest: one process, files one after the other, for starting processes is dear there.
         test: {

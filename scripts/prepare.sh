@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Installs what is missing, after saying what: npm packages, Debian packages, and Debian's kernel for the guest, unpacked
-# into .cache/ of the project; nothing goes into this machine's /boot.
+# Installs what is missing, after saying what: npm packages, Debian packages, and Debian's kernel for the guest and its
+# Prometheus, unpacked into .cache/ of the project; nothing goes into this machine's /boot, and no service is started.
 #   scripts/prepare.sh [--no-guest]
 set -euo pipefail
 project=$(cd "$(dirname "$0")/.." && pwd -P)
@@ -23,9 +23,12 @@ done
 need_kernel=no
 [ "${1:-}" = --no-guest ] || ls .cache/kernel/boot/vmlinuz-* > /dev/null 2>&1 || need_kernel=yes
 
-if [ ${#missing[@]} -gt 0 ] || [ $need_kernel = yes ]; then
+need_prometheus=no
+[ "${1:-}" = --no-guest ] || [ -x .cache/prometheus/usr/bin/promtool ] || need_prometheus=yes
+
+if [ ${#missing[@]} -gt 0 ] || [ $need_kernel = yes ] || [ $need_prometheus = yes ]; then
   if ! command -v apt-get > /dev/null; then
-    say "this is not Debian; please install: ${missing[*]:-}, and for the guest put Debian's kernel package, unpacked, into .cache/kernel" >&2
+    say "this is not Debian; please install: ${missing[*]:-}, and put Debian's packages of its kernel and of prometheus, unpacked, into .cache/kernel and .cache/prometheus" >&2
     exit 3
   fi
   if [ ${#missing[@]} -gt 0 ] && [ "$(id -u)" != 0 ]; then
@@ -43,16 +46,24 @@ if [ ${#missing[@]} -gt 0 ]; then
   update
   DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" > /dev/null
 fi
+# unpack PACKAGE FOLDER: into .cache/FOLDER, without installing it.
+unpack() {
+  say "unpacking $1 into .cache/$2"
+  rm -rf ".cache/$2" .cache/download
+  mkdir -p .cache/download
+  # apt drops its privileges to download; a folder it may not write to only makes it complain.
+  (cd .cache/download && apt-get download -qq -o APT::Sandbox::User=root "$1")
+  dpkg -x .cache/download/*.deb ".cache/$2"
+  rm -rf .cache/download
+}
 if [ $need_kernel = yes ]; then
   [ "$(id -u)" != 0 ] || update
   package=$(apt-cache depends linux-image-amd64 | awk '/Depends: linux-image-[0-9]/ { print $2; exit }')
   [ -n "$package" ] || { say 'no package linux-image-amd64 to be had' >&2; exit 3; }
-  say "unpacking the kernel of $package into .cache/kernel"
-  rm -rf .cache/kernel .cache/download
-  mkdir -p .cache/download
-  # apt drops its privileges to download; a folder it may not write to only makes it complain.
-  (cd .cache/download && apt-get download -qq -o APT::Sandbox::User=root "$package")
-  dpkg -x .cache/download/*.deb .cache/kernel
-  rm -rf .cache/download
+  unpack "$package" kernel
   for folder in .cache/kernel/lib/modules/*; do PATH=$PATH:/usr/sbin:/sbin depmod -b .cache/kernel "${folder##*/}"; done
+fi
+if [ $need_prometheus = yes ]; then
+  [ "$(id -u)" != 0 ] || update
+  unpack prometheus prometheus
 fi

@@ -27,7 +27,7 @@ step 'lint' npm run --silent lint || failed=$((failed + 1))
 step 'types' npm run --silent types || failed=$((failed + 1))
 step 'bundle' npm run --silent build || failed=$((failed + 1))
 # What the runs count is in their JSON; a run that leaves none counts as one failure.
-step 'unit tests' vitest run --project unit --reporter=default --reporter=json --outputFile.json="$results/unit.json" || true
+step 'unit tests, and promtool on the rules' vitest run --project unit --project monitoring --reporter=default --reporter=json --outputFile.json="$results/unit.json" || true
 step 'tests against a real kernel, in a QEMU guest' bash scripts/guest.sh -m 4096 -t 1320 -o "$results/guest" -- \
   vitest run --project kernel --reporter=verbose --reporter=json --outputFile.json=/out/kernel.json || true
 finish

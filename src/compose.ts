@@ -189,6 +189,9 @@ function figuresOf(
     get draining() {
       return servers.drainingCount
     },
+    get longestDrain() {
+      return servers.longestDrain
+    },
     get connections() {
       return servers.connections
     },

@@ -6,6 +6,7 @@ import { KernelDummy } from './dummy/kernel-dummy.ts'
 import { deviceName } from './dummy/layer.ts'
 import type { Ipset } from './ipset/ipset.ts'
 import { KernelIpset } from './ipset/kernel-ipset.ts'
+import { ipsetErrnoNames } from './ipset/messages.ts'
 import { RuleGeneration } from './iptables/generation.ts'
 import { chooseVariant, IptablesTool, theHost } from './iptables/restore.ts'
 import type { Ipvs, IpvsTraffic } from './ipvs/ipvs.ts'
@@ -59,10 +60,13 @@ export function openKernel(watch?: KernelWatch): Kernel {
   }
 }
 
-function observerOf(layer: string, watch: KernelWatch): CallObserver {
+/** One layer's calls as a watch hears of them: errnos by name, those of ipset alone included. */
+export function observerOf(layer: string, watch: KernelWatch): CallObserver {
+  const names = layer === 'ipset' ? ipsetErrnoNames : undefined
   return {
     answered: (operation, milliseconds) => watch.answered(layer, operation, milliseconds),
-    refused: (operation, errno) => watch.refused(layer, operation, errno === 'failed' ? errno : errnoName(errno)),
+    refused: (operation, errno) =>
+      watch.refused(layer, operation, errno === 'failed' ? errno : errnoName(errno, names)),
   }
 }
 

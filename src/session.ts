@@ -24,6 +24,7 @@ import { runCommand } from './lib/process.ts'
 import { inOwnTurn, Turn } from './lib/turn.ts'
 import { version } from './lib/version.ts'
 import { listeners } from './listeners.ts'
+import type { ResourceFigures } from './metrics/figures.ts'
 import type { Metrics } from './metrics/metrics.ts'
 import type { Family } from './model/address.ts'
 import type { ClusterKind, ClusterSource } from './model/cluster.ts'
@@ -60,8 +61,8 @@ export interface Prepared {
   close(): void
 }
 
-/** A source that can say in words why it has not delivered. */
-type TellingSource = ClusterSource & { trouble(): string }
+/** A source that can say in words why it has not delivered, and for scrapes how each resource is followed. */
+type TellingSource = ClusterSource & { trouble(): string; resources(): readonly ResourceFigures[] }
 
 /**
  * Checks a configuration against this node without changing anything, and opens what it names. Throws ProxyError CONFIG
@@ -75,7 +76,12 @@ export async function prepare(shared: Shared, config: ProxyConfig): Promise<Prep
   if (line.manifests !== undefined) {
     const source = new ManifestsSource({ directory: line.manifests, nodeName, log })
     await source.check()
-    return { config, source: Object.assign(source, { trouble: () => '' }), events: noEvents, close: () => {} }
+    return {
+      config,
+      source: Object.assign(source, { trouble: () => '', resources: () => [] }),
+      events: noEvents,
+      close: () => {},
+    }
   }
   const access = await loadAccess({ kubeconfig: config['clientConnection.kubeconfig'], master: line.master })
   const { host } = new URL(access.server)
@@ -104,7 +110,7 @@ export async function prepare(shared: Shared, config: ProxyConfig): Promise<Prep
     ended.abort()
     client.close()
   }
-  return { config, source: Object.assign(source, { trouble }), events, close }
+  return { config, source: Object.assign(source, { trouble, resources: () => source.states() }), events, close }
 }
 
 /** Kernel settings beside the data path: what --init-only does. Throws ProxyError PREFLIGHT. */
@@ -175,6 +181,7 @@ export async function runSession(shared: Shared, prepared: Prepared, signal: Abo
       wanted.set(family, stack.wanted)
       metrics.families.set(family, stack.figures)
     }
+    metrics.source.resources = () => source.resources()
     metrics.featureEnabled.reset()
     for (const [name, { stage, enabled }] of knownGates(config)) {
       metrics.featureEnabled.set({ name, stage }, enabled ? 1 : 0)
@@ -220,6 +227,7 @@ export async function runSession(shared: Shared, prepared: Prepared, signal: Abo
   } finally {
     inner.abort()
     metrics.families.clear()
+    metrics.source.resources = () => []
     for (const part of [...servers, ...serviceHealth, prepared]) part.close()
   }
 }

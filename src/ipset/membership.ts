@@ -5,7 +5,7 @@ import { Connection, type Message } from '../netlink/connection.ts'
 import { errno, errnoName } from '../netlink/errno.ts'
 import { flags, protocols } from '../netlink/header.ts'
 import { addressAttributes, entryAttributes, parseEntry } from './entries.ts'
-import { decodeCommand, ipsetErrno, roomOf } from './messages.ts'
+import { decodeCommand, ipsetErrno, ipsetErrnoNames, roomOf } from './messages.ts'
 
 /** IPSET_CMD_LIST, IPSET_CMD_TEST and IPSET_CMD_HEADER of linux/netfilter/ipset/ip_set.h. */
 const commands = { list: 7, test: 11, header: 12 } as const
@@ -137,9 +137,9 @@ export class SetMembership {
     const reply = await this.#connection.request(ipsetMessage(commands.test, write))
     if (reply.errno === 0) return true
     // IPSET_ERR_EXIST is the answer "not in the set"; a bitmap answers so for what is outside its range, too.
-    if (reply.errno === ipsetErrno.exist || reply.errno === 4352) return false
+    if (reply.errno === ipsetErrno.exist || reply.errno === ipsetErrno.hashFull) return false
     if (reply.errno === errno.ENOENT) return `there is no set ${name}`
-    return `set ${name} cannot be asked: ${errnoName(reply.errno)}`
+    return `set ${name} cannot be asked: ${errnoName(reply.errno, ipsetErrnoNames)}`
   }
 }
 

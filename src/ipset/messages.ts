@@ -82,7 +82,10 @@ const setAttributes = attributes('ipset command', {
   data: [commandAttributeTypes.data, nested(createAttributes)],
 })
 
-/** Private errnos: enum ipset_errno, and the type-specific ones of net/netfilter/ipset (hash types, bitmap types). */
+/**
+ * Private errnos: enum ipset_errno of linux/netfilter/ipset/ip_set.h, and those of one type in ip_set_hash.h and
+ * ip_set_bitmap.h beside it.
+ */
 export const ipsetErrno = {
   protocol: 4097,
   findType: 4098,
@@ -100,7 +103,7 @@ const commonNames = [
   'IPSET_ERR_EXIST_SETNAME2 IPSET_ERR_TYPE_MISMATCH IPSET_ERR_EXIST IPSET_ERR_INVALID_CIDR',
   'IPSET_ERR_INVALID_NETMASK IPSET_ERR_INVALID_FAMILY IPSET_ERR_TIMEOUT IPSET_ERR_REFERENCED',
   'IPSET_ERR_IPADDR_IPV4 IPSET_ERR_IPADDR_IPV6 IPSET_ERR_COUNTER IPSET_ERR_COMMENT',
-  'IPSET_ERR_INVALID_MARKMASK IPSET_ERR_SKBINFO',
+  'IPSET_ERR_INVALID_MARKMASK IPSET_ERR_SKBINFO IPSET_ERR_BITMASK_NETMASK_EXCL',
 ].flatMap((line) => line.split(' '))
 const hashNames = [
   'IPSET_ERR_HASH_FULL IPSET_ERR_HASH_ELEM IPSET_ERR_INVALID_PROTO IPSET_ERR_MISSING_PROTO',
@@ -112,12 +115,19 @@ function numbered(from: number, names: readonly string[]): [number, string][] {
   return names.map((name, index) => [from + index, name])
 }
 
-const hashErrnoNames = new Map([...numbered(4096, commonNames), ...numbered(4352, hashNames)])
+/**
+ * Names of ipset's own errnos where the set is not known. From 4352 on they differ by type: those of hashes stand here, for
+ * a bitmap refuses only what is out of its range, and ours hold every port.
+ */
+export const ipsetErrnoNames: ReadonlyMap<number, string> = new Map([
+  ...numbered(4096, commonNames),
+  ...numbered(4352, hashNames),
+])
 const bitmapErrnoNames = new Map([...numbered(4096, commonNames), ...numbered(4352, bitmapNames)])
 
 /** The kernel's refusal of something about a set, with advice where the reason is known. */
 export function ipsetError(value: number, operation: string, object: string, set?: SetSpec): KernelError {
-  const names = set?.type === 'bitmap:port' ? bitmapErrnoNames : hashErrnoNames
+  const names = set?.type === 'bitmap:port' ? bitmapErrnoNames : ipsetErrnoNames
   return kernelError(value, operation, object, adviceFor(value, operation, set), names)
 }
 

@@ -55,7 +55,7 @@ export class IpvsLayer implements Layer {
   readonly #pending = new Set<string>()
   /** Servers with destinations at weight 0 that wait for their last connection; looked at again at each resync. */
   readonly #draining = new Set<string>()
-  /** When a destination's draining was first seen, by server, then destination. */
+  /** When a destination's draining was first seen, by server, then destination; only of those that drain. */
   readonly #drainingSince = new Map<string, Map<string, number>>()
   /** Virtual servers that were there before us and that nobody wanted when they were found. */
   readonly #foundAtStart = new Set<string>()
@@ -92,6 +92,18 @@ export class IpvsLayer implements Layer {
       for (const id of idsOf(this.#present.get(key)?.destinations)) if (!wanted.has(id)) count++
     }
     return count
+  }
+
+  /** Milliseconds for which the destination that drains longest has drained, since we first saw it; 0 where none does. */
+  get longestDrain(): number {
+    const now = this.#options.clock.now()
+    let first = now
+    for (const [key, times] of this.#drainingSince) {
+      // A server that somebody else has removed took them with it.
+      if (this.#present.get(key) === undefined) continue
+      for (const since of times.values()) first = Math.min(first, since)
+    }
+    return now - first
   }
 
   /** Connections by the last look; undefined before the first. */
@@ -293,12 +305,17 @@ export class IpvsLayer implements Layer {
       const keep = idsOf(this.#desired.get(key)?.destinations.widened())
       const known = idsOf(now.destinations.widened())
       this.#draining.delete(key)
+      const before = this.#drainingSince.get(key)
+      const times = new Map<string, number>()
       for (const observed of await this.#options.ipvs.listDestinations(server)) {
         const id = idOf(observed)
         if (keep.has(id) || !known.has(id)) continue
         const name = destinationKey(observed)
         const connections = observed.activeConnections + observed.inactiveConnections
-        if (connections === 0 || this.#isOverdue(key, name, connections)) {
+        const since = before?.get(name) ?? this.#options.clock.now()
+        // One whose removal is refused goes on being overdue.
+        if (connections > 0) times.set(name, since)
+        if (connections === 0 || this.#isOverdue(key, name, connections, since)) {
           changes.push({ kind: 'deleteDestination', server, destination: observed })
         } else {
           this.#draining.add(key)
@@ -310,18 +327,16 @@ export class IpvsLayer implements Layer {
           })
         }
       }
+      if (times.size > 0) this.#drainingSince.set(key, times)
+      else this.#drainingSince.delete(key)
     }
     return this.#apply(changes)
   }
 
   /** Whether a destination has drained for longer than it may. */
-  #isOverdue(server: string, destination: string, connections: number): boolean {
+  #isOverdue(server: string, destination: string, connections: number, since: number): boolean {
     const { drainTimeout, clock, log } = this.#options
-    if (drainTimeout === 0) return false
-    const times = this.#drainingSince.get(server) ?? new Map<string, number>()
-    const since = times.get(destination) ?? clock.now()
-    this.#drainingSince.set(server, times.set(destination, since))
-    if (clock.now() - since < drainTimeout) return false
+    if (drainTimeout === 0 || clock.now() - since < drainTimeout) return false
     log.warn('A destination has drained for as long as it may; its connections are cut', {
       server,
       destination,

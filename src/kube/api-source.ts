@@ -48,6 +48,12 @@ export class ApiSource implements ClusterSource {
     return this.#reflectors.get(kind)?.state ?? UNHANDLED
   }
 
+  /** How the following of each kind goes, by the name that the API has for it. */
+  states(): (ReflectorState & { readonly resource: string })[] {
+    const of = (resource: string, kind: ClusterKind) => ({ resource, ...this.state(kind) })
+    return [of('services', 'services'), of('endpointslices', 'endpointslices'), of('nodes', 'node')]
+  }
+
   async run(listener: ClusterListener, signal: AbortSignal): Promise<void> {
     const { nodeName } = this.#options
     const kinds = [

@@ -19,10 +19,22 @@ export interface FamilyFigures {
   sets(): Iterable<SetFill>
   /** Destinations that wait at weight 0 for their connections to end. */
   readonly draining: number
+  /** Milliseconds that the one of them has waited that has waited longest; 0 without any. */
+  readonly longestDrain: number
   /** Connections by the last look at the virtual servers; undefined before the first. */
   readonly connections: { readonly active: number; readonly inactive: number } | undefined
   /** When the last look at the whole kernel state ended, in milliseconds since the epoch, and how many it took. */
   readonly lastLook: { readonly endedAt: number; readonly took: number } | undefined
+}
+
+/** How the following of one resource of the API server goes. Times in milliseconds since the epoch. */
+export interface ResourceFigures {
+  /** "services" */
+  readonly resource: string
+  /** When the server last answered well or sent something; 0: never. */
+  readonly lastContact: number
+  /** Since when every attempt has failed; undefined: not failing. */
+  readonly failingSince: number | undefined
 }
 
 /** What a scrape asks of the node; undefined where the kernel does not tell. */

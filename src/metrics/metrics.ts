@@ -1,6 +1,6 @@
 import { collectDefaultMetrics, Registry } from 'prom-client'
 import type { Family } from '../model/address.ts'
-import type { FamilyFigures, NodeFigures } from './figures.ts'
+import type { FamilyFigures, NodeFigures, ResourceFigures } from './figures.ts'
 import { figureMetrics, kernelCallMetrics, passMetrics, type Traffic } from './own.ts'
 import { checkMetrics } from './slis.ts'
 import { componentMetrics, kubeProxyMetrics, restClientMetrics } from './upstream.ts'
@@ -17,10 +17,13 @@ export function createMetrics(traffic: Traffic = new Map(), node: () => NodeFigu
   const registry = new Registry()
   /** Who tells of each family; empty while no session runs. */
   const families = new Map<Family, FamilyFigures>()
+  /** Tells of each resource that is followed; empty while none is, or out of a folder. */
+  const source: { resources: () => readonly ResourceFigures[] } = { resources: () => [] }
   collectDefaultMetrics({ register: registry, eventLoopMonitoringPrecision: 20 })
   const metrics = {
     registry,
     families,
+    source,
     ...kubeProxyMetrics(registry),
     ...restClientMetrics(registry),
     ...componentMetrics(registry),
@@ -28,7 +31,7 @@ export function createMetrics(traffic: Traffic = new Map(), node: () => NodeFigu
     ...kernelCallMetrics(registry, traffic),
     slis: checkMetrics(),
   }
-  figureMetrics(registry, families, node)
+  figureMetrics(registry, families, () => source.resources(), node)
   return metrics
 }
 

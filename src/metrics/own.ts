@@ -1,7 +1,7 @@
 import { Counter, Gauge, Histogram, type Registry } from 'prom-client'
 import type { Family } from '../model/address.ts'
 import { kernelCallBuckets, syncBuckets } from './buckets.ts'
-import type { FamilyFigures, NodeFigures } from './figures.ts'
+import type { FamilyFigures, NodeFigures, ResourceFigures } from './figures.ts'
 
 const family = ['ip_family'] as const
 
@@ -99,6 +99,7 @@ export function kernelCallMetrics(registry: Registry, traffic: Traffic) {
 export function figureMetrics(
   registry: Registry,
   families: ReadonlyMap<Family, FamilyFigures>,
+  resources: () => readonly ResourceFigures[],
   node: () => NodeFigures,
 ): void {
   const gauge = <L extends string>(
@@ -149,6 +150,12 @@ export function figureMetrics(
   ofFamily('draining_destinations', 'Destinations at weight 0 with connections left', [], (figures, set) =>
     set({}, figures.draining),
   )
+  ofFamily(
+    'longest_drain_seconds',
+    'For how long the destination has drained that has drained longest',
+    [],
+    (figures, set) => set({}, figures.longestDrain / 1000),
+  )
   ofFamily('connections', 'Connections through virtual servers, by the last look', ['state'], (figures, set) => {
     set({ state: 'active' }, figures.connections?.active)
     set({ state: 'inactive' }, figures.connections?.inactive)
@@ -158,6 +165,25 @@ export function figureMetrics(
   )
   ofFamily('last_look_duration_seconds', 'How long the last look at the whole kernel state took', [], (figures, set) =>
     set({}, figures.lastLook && figures.lastLook.took / 1000),
+  )
+  gauge(
+    'api_last_contact_timestamp_seconds',
+    'When the API server last answered well or sent something about a resource',
+    ['resource'],
+    (set) => {
+      for (const { resource, lastContact } of resources())
+        set({ resource }, lastContact === 0 ? undefined : lastContact / 1000)
+    },
+  )
+  gauge(
+    'api_failing_seconds',
+    'For how long every attempt to follow a resource has failed; 0 while it is followed',
+    ['resource'],
+    (set) => {
+      const now = Date.now()
+      for (const { resource, failingSince } of resources())
+        set({ resource }, failingSince === undefined ? 0 : (now - failingSince) / 1000)
+    },
   )
   gauge('connection_table_buckets', 'Buckets of the kernel’s table of IPVS connections', [], (set) =>
     set({}, node().connectionTableBuckets),

@@ -108,6 +108,7 @@ describe('figures', () => {
     ],
     sets: () => [{ set: 'KUBE-CLUSTER-IP', members: 16384, size: 65536 }],
     draining: 4,
+    longestDrain: 61_500,
     connections: { active: 5, inactive: 6 },
     lastLook: { endedAt: 1_700_000_000_500, took: 250 },
   }
@@ -142,6 +143,8 @@ describe('figures', () => {
         'entries_wanted{ip_family="IPv6",layer="ipvs",kind="virtual server"} 3',
         'last_look_duration_seconds{ip_family="IPv4"} 0.25',
         'last_look_timestamp_seconds{ip_family="IPv4"} 1700000000.5',
+        'longest_drain_seconds{ip_family="IPv4"} 61.5',
+        'longest_drain_seconds{ip_family="IPv6"} 61.5',
         'netlink_messages_total{layer="ipvs"} 7',
         'netlink_sends_total{layer="ipvs"} 2',
         'set_fill_ratio{ip_family="IPv4",set="KUBE-CLUSTER-IP"} 0.25',
@@ -165,4 +168,22 @@ describe('figures', () => {
     const read = lines.filter((line) => !/_config_/.test(line)).map((line) => line.replace('kube_ipvs_', ''))
     expect(read.sort()).toEqual(want)
   })
+})
+
+test('each resource of the API server is told: when it was last heard of, and for how long it has failed', async () => {
+  const own = createMetrics()
+  const ago = Date.now() - 90_000
+  own.source.resources = () => [
+    { resource: 'services', lastContact: 1_700_000_000_500, failingSince: undefined },
+    { resource: 'endpointslices', lastContact: 1_700_000_001_000, failingSince: ago },
+    { resource: 'nodes', lastContact: 0, failingSince: ago },
+  ]
+  const lines = (await own.registry.metrics()).split('\n').filter((line) => line.startsWith('kube_ipvs_api_'))
+  expect(lines.map((line) => line.replace(/} (9\d)(\.\d+)?$/, '} about 90'))).toEqual([
+    'kube_ipvs_api_last_contact_timestamp_seconds{resource="services"} 1700000000.5',
+    'kube_ipvs_api_last_contact_timestamp_seconds{resource="endpointslices"} 1700000001',
+    'kube_ipvs_api_failing_seconds{resource="services"} 0',
+    'kube_ipvs_api_failing_seconds{resource="endpointslices"} about 90',
+    'kube_ipvs_api_failing_seconds{resource="nodes"} about 90',
+  ])
 })

@@ -46,6 +46,34 @@ test('counts are of what is wanted and of what stands', async () => {
   expect(counts(made)).toContain('ipvs destination 2 3')
 })
 
+test('the longest drain is counted from when it was first seen, and no more once it has ended or is undone', async () => {
+  const made = await synced({ syncPeriod: 50 })
+  const longest = (): number => made.stack.figures.longestDrain
+  const until = async (met: () => boolean): Promise<void> => {
+    while (!met()) await made.next()
+  }
+  expect(longest()).toBe(0)
+  const both = slice([endpoint('10.1.0.1'), endpoint('10.1.0.2')])
+  const one = slice([endpoint('10.1.0.1')])
+  made.ipvs.setConnections(server, { address: '10.1.0.2', port: 8080 }, 3, 1)
+  const began = Date.now()
+  made.proxier.sliceChanged('default/web-1', one)
+  await until(() => longest() > 0)
+  const first = longest()
+  // It goes on over looks at what drains.
+  await made.next()
+  await made.next()
+  expect(longest()).toBeGreaterThan(first)
+  expect(longest()).toBeLessThanOrEqual(Date.now() - began)
+  made.proxier.sliceChanged('default/web-1', both)
+  await until(() => longest() === 0)
+  made.proxier.sliceChanged('default/web-1', one)
+  await until(() => longest() > 0)
+  made.ipvs.setConnections(server, { address: '10.1.0.2', port: 8080 }, 0, 0)
+  await until(() => longest() === 0)
+  expect(made.stack.figures.draining).toBe(0)
+})
+
 test('counts show what could not be written', async () => {
   const made = await synced()
   made.ipset.fault = gone
