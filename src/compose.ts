@@ -275,6 +275,7 @@ function figuresOf(
     get draining() {
       return servers.drainingCount
     },
+    drainingDestinations: () => servers.draining(),
     get connections() {
       return servers.connections
     },

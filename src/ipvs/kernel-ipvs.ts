@@ -14,6 +14,7 @@ import {
   serverFlags,
   serverKey,
   standingOf,
+  type FoundServer,
   type Ipvs,
   type IpvsChange,
   type IpvsDifferences,
@@ -31,6 +32,7 @@ import {
   changeMessages,
   decodeCounters,
   decodeDestination,
+  decodeRate,
   decodeServer,
   decodeTimeouts,
   familyName,
@@ -240,8 +242,7 @@ export class KernelIpvs implements Ipvs, IpvsTraffic {
     return this.#queue.run(() => this.#listDestinations(server))
   }
 
-  /** One server with its destinations, as it stands; undefined where it does not. */
-  find(id: ServerId): Promise<ObservedServer | undefined> {
+  find(id: ServerId): Promise<FoundServer | undefined> {
     return this.#queue.run(() => this.#lookAt(id))
   }
 
@@ -404,12 +405,19 @@ export class KernelIpvs implements Ipvs, IpvsTraffic {
   }
 
   /** One server as it stands, undefined where it does not. */
-  async #lookAt(id: ServerId): Promise<ObservedServer | undefined> {
+  async #lookAt(id: ServerId): Promise<FoundServer | undefined> {
     const reply = await this.#connection.request(getServerMessage(await this.#family(), id))
     if (reply.errno === errno.ESRCH) return undefined
     if (reply.errno !== 0) throw kernelError(reply.errno, 'read', `virtual server ${serverKey(id)}`)
-    const server = reply.payloads[0] && decodeServer(reply.payloads[0])
-    return server && { server, destinations: await this.#listDestinations(server) }
+    const [payload] = reply.payloads
+    const server = payload && decodeServer(payload)
+    return (
+      server && {
+        server,
+        destinations: await this.#listDestinations(server),
+        connectionsPerSecond: decodeRate(payload),
+      }
+    )
   }
 
   /** One reading serves both families where they ask at about the same time. */

@@ -66,6 +66,18 @@ export const statisticsAttributes = attributes('ipvs statistics', {
   outgoingBytes: [5, count64],
 })
 
+/** Of the same message as `serverAttributes`, the kernel's estimate of new connections in a second. */
+const rateAttributes = attributes('ipvs command', {
+  server: [
+    1,
+    nested(
+      attributes('ipvs service', {
+        statistics: [12, nested(attributes('ipvs statistics', { connectionsPerSecond: [6, count64] }))],
+      }),
+    ),
+  ],
+})
+
 /** Of the same message as `serverAttributes`, what a reading of the counters needs. */
 const countedAttributes = attributes('ipvs command', {
   server: [
@@ -256,6 +268,11 @@ export function decodeServer(payload: Buffer): VirtualServer | undefined {
     flags: flags & ~hashedFlag,
     timeout: server.timeout ?? 0,
   }
+}
+
+/** New connections in a second of one service (payload after nlmsghdr); 0 where the kernel does not estimate. */
+export function decodeRate(payload: Buffer): number {
+  return rateAttributes.decode(payload, genericHeaderLength).server?.statistics?.connectionsPerSecond ?? 0
 }
 
 /** The counters of one service of a dump, at these offsets of the datagram; undefined as `decodeServer`. */

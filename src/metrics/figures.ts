@@ -1,3 +1,5 @@
+import type { DestinationId, VirtualServer } from '../model/virtual-server.ts'
+
 /** Things of one kind in one layer. */
 export interface LayerCount {
   readonly layer: string
@@ -19,6 +21,8 @@ export interface FamilyFigures {
   sets(): Iterable<SetFill>
   /** Destinations that wait at weight 0 for their connections to end. */
   readonly draining: number
+  /** Each of them. */
+  drainingDestinations(): Iterable<{ readonly server: VirtualServer; readonly destination: DestinationId }>
   /** Connections by the last look at the virtual servers; undefined before the first. */
   readonly connections: { readonly active: number; readonly inactive: number } | undefined
   /** When the last look at the whole kernel state ended, in milliseconds since the epoch, and how many it took. */
