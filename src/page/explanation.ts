@@ -5,7 +5,7 @@ import { doubts, hitText, shownResults } from '../explain/text.ts'
 import type { Step, Way } from '../explain/walk.ts'
 import { describeError, ProxyError } from '../lib/errors.ts'
 import { destinationKey, serverKey } from '../model/virtual-server.ts'
-import { count, duration } from './format.ts'
+import { count, counted, duration } from './format.ts'
 import { html, link, type Html } from './html.ts'
 import { factList, table, tag, type Content, type Tone } from './layout.ts'
 import type { PageSources } from './sources.ts'
@@ -252,15 +252,16 @@ function wayPart(way: Way, others: number): Html {
     ${shown.map(
       ({ destination, ways }) =>
         html`<h3>With <span class="mono">${destinationKey(destination)}</span></h3>
-          <div class="panel">${stepList(ways[0]?.steps ?? [])}</div>`,
+          <div class="panel">${stepList(ways[0]?.steps ?? [], way.steps.length + 1)}</div>`,
     )}
-    ${more > 0 && html`<p class="muted">${count(more)} more destinations end alike.</p>`}
+    ${more > 0 && html`<p class="muted after">${counted(more, 'destination')} more: the end is the same.</p>`}
   </section>`
 }
 
-function stepList(steps: readonly Step[]): Html {
+/** `start`: the number of the first. */
+function stepList(steps: readonly Step[], start = 1): Html {
   if (steps.length === 0) return html`<p class="empty">Nothing on the way concerns the packet.</p>`
-  return html`<ol class="steps">
+  return html`<ol class="steps" start="${start}">
     ${steps.map(
       ({ direction, place, text, hits }) =>
         html`<li>
@@ -279,5 +280,9 @@ function stepList(steps: readonly Step[]): Html {
 
 function hitItem(hit: Hit): Html {
   const foreign = hit.number !== 0 && !hit.ours
-  return html`<li${foreign && html` class="foreign"`}><code>${hitText(hit)}</code></li>`
+  // Lines break between words only: a browser would break them in "--match-set", too.
+  const words = hitText(hit)
+    .split(' ')
+    .map((word) => html`<span class="word">${word}</span> `)
+  return html`<li class="${foreign ? 'foreign' : 'own'}"><code>${words}</code></li>`
 }

@@ -47,6 +47,12 @@ function timeTicks(from: number, to: number): readonly number[] {
   return ticks
 }
 
+/** "100", "10 k", "1 M" */
+function compact(value: number): string {
+  if (value < 10_000) return count(value)
+  return value < 1_000_000 ? `${value / 1000} k` : `${value / 1_000_000} M`
+}
+
 function takenText(milliseconds: number): string {
   return milliseconds < 1000 ? `${milliseconds} ms` : `${milliseconds / 1000} s`
 }
@@ -84,7 +90,7 @@ export function plot(passes: readonly PassRecord[]): Html {
     <text class="axis" x="${left}" y="${panels.took.top - 2}">Duration</text>
     ${grid(took, takenText)}
     <text class="axis" x="${left}" y="${panels.written.top - 6}">Things written</text>
-    ${grid(written, count)}
+    ${grid(written, compact)}
     ${timeTicks(from, to).map(
       (tick) =>
         html` <line class="grid" x1="${x(tick)}" x2="${x(tick)}" y1="${axis - 6}" y2="${axis}" />

@@ -264,7 +264,7 @@ function endpointRow(
 ): Html {
   return html`<tr>
     <th scope="row" class="mono tight">${key}</th>
-    <td>${where}</td>
+    <td class="tight">${where}</td>
     <td>${state}</td>
     <td>${use}</td>
     <td class="number">

@@ -71,7 +71,7 @@ export async function services(sources: PageSources, query: URLSearchParams): Pr
     at: '/services',
     search: view.search,
     body: html`<h1>Services</h1>
-      <p class="lead">${counted(found.length, 'Service')}${range}${which}</p>
+      <p class="lead">${counted(found.length, 'Service')}${range}${which}${shown.length > 0 && html`<br />${note}`}</p>
       ${
         shown.length === 0
           ? html`<div class="panel">
@@ -79,9 +79,7 @@ export async function services(sources: PageSources, query: URLSearchParams): Pr
                 ${view.search === '' ? 'The daemon knows no Service with a cluster IP.' : 'No Service has all of these words in its name, addresses or ports.'}
               </p>
             </div>`
-          : html`${table('Services', columnsOf(view), rows)}
-              <p class="muted note-line">${note}</p>
-              ${pager(view, pages)}`
+          : html`${table('Services', columnsOf(view), rows)} ${pager(view, pages)}`
       }`,
   }
 }

@@ -65,6 +65,7 @@ p { margin: 0 0 12px; }
 section > :last-child { margin-bottom: 0; }
 .panel { background: var(--surface); border: 1px solid var(--line); border-radius: 10px; padding: 18px 20px; }
 .panel + .panel, .scroll + .panel, .panel + .scroll { margin-top: 14px; }
+.after { margin-top: 10px; }
 .empty { color: var(--muted); margin: 0; }
 
 .scroll { overflow-x: auto; background: var(--surface); border: 1px solid var(--line); border-radius: 10px; }
@@ -127,22 +128,23 @@ details[open] > summary { margin-bottom: 8px; }
 .pager [aria-current] { color: var(--on-accent); background: var(--accent); font-weight: 600; }
 .pager .gap { min-width: 0; padding-inline: 2px; color: var(--muted); }
 
-form.explain { display: grid; grid-template-columns: minmax(0, 2fr) minmax(0, 1.4fr) 130px auto; gap: 14px 16px; align-items: start; }
+form.explain { display: grid; grid-template-columns: minmax(0, 2fr) minmax(0, 1.4fr) 160px auto; gap: 14px 16px; align-items: start; }
 form.explain label { display: block; margin-bottom: 4px; font-size: 13px; font-weight: 550; }
 form.explain input, form.explain select { width: 100%; }
 form.explain .hint { margin: 5px 0 0; font-size: 12.5px; color: var(--muted); }
 form.explain button { margin-top: 24px; }
-ol.steps { margin: 0; padding: 0; list-style: none; counter-reset: step; }
-ol.steps > li { position: relative; padding: 0 0 14px 42px; counter-increment: step; }
+ol.steps { margin: 0; padding: 0; list-style: none; }
+ol.steps > li { position: relative; padding: 0 0 14px 42px; }
 ol.steps > li:last-child { padding-bottom: 0; }
 ol.steps > li::before {
-  content: counter(step); position: absolute; left: 0; top: 0; width: 26px; height: 24px; line-height: 24px; text-align: center;
+  content: counter(list-item); position: absolute; left: 0; top: 0; width: 26px; height: 24px; line-height: 24px; text-align: center;
   font-size: 12.5px; font-weight: 600; color: var(--muted); background: color-mix(in srgb, var(--muted) 13%, transparent); border-radius: 6px;
 }
 ol.steps .place { font-weight: 600; }
 ul.hits { margin: 5px 0 0; padding: 0; list-style: none; }
 ul.hits li { margin-top: 4px; padding: 5px 10px; border-left: 2px solid var(--strong-line); overflow-wrap: anywhere; }
 ul.hits li.foreign { border-left-color: var(--warn); }
+.word { display: inline-block; max-width: 100%; }
 ul.plain { margin: 0; padding-left: 20px; }
 ul.plain li { margin-bottom: 4px; overflow-wrap: anywhere; }
 ul.plain li:last-child { margin-bottom: 0; }
@@ -152,6 +154,7 @@ footer { padding-block: 16px 36px; font-size: 13px; color: var(--muted); }
   form.explain { grid-template-columns: minmax(0, 1fr); }
   form.explain button { margin-top: 0; }
   .search { flex-basis: 100%; margin-left: 0; }
+  dl.facts { grid-template-columns: repeat(auto-fill, minmax(135px, 1fr)); }
   .top > div, main, footer { padding-inline: 16px; }
   th, td { padding-inline: 10px; }
 }
