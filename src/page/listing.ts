@@ -3,7 +3,8 @@ import { canonicalAddress, familyOf, putAddress, type Family } from '../model/ad
 import type { EndpointSliceRecord, ServiceRecord } from '../model/cluster.ts'
 import { ownerOf } from '../proxier/cluster-state.ts'
 import type { Owner } from '../reconcile/layer.ts'
-import type { ConnectionsReading, FamilySources, PageSources } from './sources.ts'
+import type { ProxierView } from '../proxier/proxier.ts'
+import type { ConnectionsReading, PageSources } from './sources.ts'
 
 /** What Services may be sorted by. */
 export const sortKeys = ['name', 'ready', 'endpoints', 'active', 'inactive'] as const
@@ -39,13 +40,21 @@ export function serviceOf(families: Families, key: string): ServiceRecord | unde
 
 /** Each Service once, whatever families it has. */
 function* allServices(families: Families): Generator<ServiceRecord> {
-  const former: FamilySources[] = []
-  for (const one of families.values()) {
-    for (const service of one.view().services()) {
-      if (!former.some(({ view }) => view().service(service.key) !== undefined)) yield service
+  const former: ProxierView[] = []
+  for (const { view } of families.values()) {
+    const state = view()
+    for (const service of state.services()) {
+      if (!former.some((other) => other.service(service.key) !== undefined)) yield service
     }
-    former.push(one)
+    former.push(state)
   }
+}
+
+/** How many Services there are. */
+export function countServices(families: Families): number {
+  let count = 0
+  for (const _service of allServices(families)) count++
+  return count
 }
 
 /** Slices of a Service, of all families. */

@@ -4,6 +4,7 @@ import { clock, count, counted, duration, time } from './format.ts'
 import type { DriftCount, History, PassRecord } from './history.ts'
 import { html, link, type Html } from './html.ts'
 import { factList, table, tag, type Content } from './layout.ts'
+import { countServices } from './listing.ts'
 import { LiveServers } from './live.ts'
 import { plot } from './plot.ts'
 import type { PageSources } from './sources.ts'
@@ -18,7 +19,6 @@ export async function overview(sources: PageSources, query: URLSearchParams): Pr
   const trouble = sources.trouble()
   const node = [...families.values()].map(({ view }) => view().node).find((one) => one !== undefined)
   const facts = [...families.values()].map(({ view }) => view().facts)
-  const services = new Set([...families.values()].flatMap(({ view }) => [...view().services()].map(({ key }) => key)))
   return {
     title: 'Overview',
     at: '/',
@@ -35,7 +35,7 @@ export async function overview(sources: PageSources, query: URLSearchParams): Pr
       </div>
       <div class="panel">
         ${factList([
-          ['Services', html`<a href="/services">${count(services.size)}</a>`],
+          ['Services', html`<a href="/services">${count(countServices(families))}</a>`],
           ['Scheduler', facts[0]?.scheduler],
           ['Zone', facts[0]?.zone],
           ['Node addresses', (node?.addresses ?? []).join(', ')],
