@@ -25,6 +25,7 @@ body {
 }
 a { color: var(--accent); text-decoration: none; }
 a:hover { text-decoration: underline; }
+p a, .note a { text-decoration: underline; text-underline-offset: 2px; }
 :focus-visible { outline: 2px solid var(--accent); outline-offset: 2px; border-radius: 3px; }
 code, .mono { font-family: var(--mono); font-size: 0.9em; font-variant-ligatures: none; }
 .muted { color: var(--muted); }

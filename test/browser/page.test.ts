@@ -45,7 +45,11 @@ async function open(options: BrowserContextOptions = {}): Promise<Page> {
   const page = await context.newPage()
   page.on('console', (message) => complaints.push(`${message.type()}: ${message.text()}`))
   page.on('pageerror', (error) => complaints.push(String(error)))
-  page.on('requestfailed', (request) => complaints.push(`failed: ${request.url()}`))
+  page.on('requestfailed', (request) => {
+    const reason = request.failure()?.errorText
+    // The browser gives up what a page wanted when it goes on to the next one.
+    if (reason !== 'net::ERR_ABORTED') complaints.push(`failed: ${request.url()} ${reason}`)
+  })
   page.on('request', (request) => {
     if (!request.url().startsWith(`${url}/`)) complaints.push(`asked elsewhere: ${request.url()}`)
   })
@@ -169,8 +173,7 @@ test('what there is not is said', async () => {
 describe.each(['light', 'dark'] as const)('%s', (colorScheme) => {
   test.each([
     ['overview', '/?passes=all'],
-    ['Services', '/services'],
-    ['sorted Services', '/services?sort=active'],
+    ['Services, sorted', '/services?q=service-17&sort=active'],
     ['no Service', '/services?q=none-such'],
     ['a Service', '/service?name=shop/cart'],
     ['the form', '/explain'],
@@ -181,9 +184,11 @@ describe.each(['light', 'dark'] as const)('%s', (colorScheme) => {
     try {
       await other.goto(url + path)
       await other.evaluate(axe)
-      const result = await other.evaluate<AxeResults>('axe.run()')
+      // In the dark only the colours are others.
+      const rules = colorScheme === 'dark' ? '{ runOnly: ["color-contrast"] }' : '{}'
+      const result = await other.evaluate<AxeResults>(`axe.run(${rules})`)
       expect(result.violations.map(({ id, nodes }) => `${id}: ${nodes.map(({ html }) => html).join(' ')}`)).toEqual([])
-      expect(result.passes.length).toBeGreaterThan(15)
+      expect(result.passes.length).toBeGreaterThan(colorScheme === 'dark' ? 0 : 15)
       await other.setViewportSize({ width: 360, height: 780 })
       expect(await other.evaluate('document.documentElement.scrollWidth')).toBe(360)
     } finally {
