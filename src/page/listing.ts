@@ -1,3 +1,4 @@
+import { describeError } from '../lib/errors.ts'
 import { mapInTurns, PatientTurn } from '../lib/turn.ts'
 import { canonicalAddress, familyOf, putAddress, type Family } from '../model/address.ts'
 import type { EndpointSliceRecord, ServiceRecord } from '../model/cluster.ts'
@@ -25,6 +26,8 @@ export interface Sorted {
   readonly services: readonly ServiceRecord[]
   /** The reading that the order is by; undefined where it is by something else. */
   readonly reading: ConnectionsReading | undefined
+  /** Why the order is by name all the same; "" where it is as asked for. */
+  readonly trouble: string
 }
 
 type Families = PageSources['families']
@@ -179,9 +182,14 @@ export async function sortServices(
   const byName = (a: ServiceRecord, b: ServiceRecord): number => (a.key < b.key ? -1 : 1)
   if (by === 'name') {
     const sorted = await sortInTurns(services, (a, b) => sign * byName(a, b))
-    return { services: sorted, reading: undefined }
+    return { services: sorted, reading: undefined, trouble: '' }
   }
-  const reading = by === 'active' || by === 'inactive' ? await sources.connections() : undefined
+  let reading: ConnectionsReading | undefined
+  try {
+    if (by === 'active' || by === 'inactive') reading = await sources.connections()
+  } catch (error) {
+    return { ...(await sortServices(sources, services, 'name', 'up')), trouble: describeError(error) }
+  }
   const valueOf = (service: ServiceRecord): number => {
     if (by === 'active' || by === 'inactive') return connectionsIn(reading!, families, service)?.[by] ?? -1
     const { ready, total } = countEndpoints(slicesOf(families, service.key))
@@ -189,7 +197,7 @@ export async function sortServices(
   }
   const values = await mapInTurns(services, (service) => ({ service, value: valueOf(service) }), new PatientTurn(1))
   const sorted = await sortInTurns(values, (a, b) => sign * (a.value - b.value) || byName(a.service, b.service))
-  return { services: sorted.map(({ service }) => service), reading }
+  return { services: sorted.map(({ service }) => service), reading, trouble: '' }
 }
 
 /** So many are sorted or merged in one go. */

@@ -111,7 +111,7 @@ function columnsOf(view: View): readonly Column[] {
 async function rowsOf(
   { families, findServer }: PageSources,
   shown: readonly ServiceRecord[],
-  { reading }: Sorted,
+  { reading, trouble }: Sorted,
 ): Promise<{ rows: Html[]; note: string }> {
   const live = new LiveServers(findServer)
   const rows: Html[] = []
@@ -121,7 +121,8 @@ async function rowsOf(
     const read = reading && connectionsIn(reading, families, service)
     rows.push(rowOf(service, countEndpoints(slicesOf(families, service.key)), now, reading === undefined ? now : read))
   }
-  return { rows, note: noteOf(live, reading) }
+  const order = trouble === '' ? '' : `Connections could not be read, the order is by name: ${trouble}. `
+  return { rows, note: order + noteOf(live, reading) }
 }
 
 function noteOf(live: LiveServers, reading: Sorted['reading']): string {
