@@ -127,7 +127,7 @@ function formPart({ target, from, protocol }: Form): Html {
         spellcheck="false"
         aria-describedby="target-hint"
       />
-      <p class="hint" id="target-hint">namespace/service, namespace/service:port, 10.96.0.10:80 or [fd00::10]:53/UDP</p>
+      <p class="hint" id="target-hint">namespace/service[:port], 10.96.0.10:80, [fd00::10]:53/UDP</p>
     </div>
     <div>
       <label for="from">From</label

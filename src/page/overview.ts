@@ -16,7 +16,6 @@ const listed = 25
 export async function overview(sources: PageSources, query: URLSearchParams): Promise<Content> {
   const { nodeName, version, startedAt, families, history } = sources
   const now = Date.now()
-  const trouble = sources.trouble()
   const node = [...families.values()].map(({ view }) => view().node).find((one) => one !== undefined)
   const facts = [...families.values()].map(({ view }) => view().facts)
   return {
@@ -26,13 +25,7 @@ export async function overview(sources: PageSources, query: URLSearchParams): Pr
       <p class="lead">
         ${[...families.keys()].join(' and ')} · version ${version} · running for ${duration(now - startedAt)}
       </p>
-      <div class="note ${trouble === '' ? 'good' : 'bad'}">
-        ${
-          trouble === ''
-            ? html`<strong>The node keeps up.</strong> Every family is in sync.`
-            : html`<strong>The node does not keep up:</strong> ${trouble}`
-        }
-      </div>
+      ${healthNote(sources)}
       <div class="panel">
         ${factList([
           ['Services', html`<a href="/services">${count(countServices(families))}</a>`],
@@ -60,6 +53,18 @@ export async function overview(sources: PageSources, query: URLSearchParams): Pr
         ${await drainingPart(sources)}
       </section>`,
   }
+}
+
+function healthNote({ trouble, families, history }: PageSources): Html {
+  const why = trouble()
+  if (why !== '') return html`<div class="note bad"><strong>The node does not keep up:</strong> ${why}</div>`
+  const failed = [...families.keys()].filter((family) => (history.lastPass(family)?.failure ?? '') !== '')
+  if (failed.length === 0) {
+    return html`<div class="note good"><strong>The node keeps up.</strong> Every family is in sync.</div>`
+  }
+  return html`<div class="note warn">
+    <strong>Not all is in the kernel:</strong> the last pass of ${failed.join(' and ')} failed, and is tried again.
+  </div>`
 }
 
 function syncTable({ families, history }: PageSources, now: number): Html {

@@ -173,7 +173,7 @@ test('what there is not is said', async () => {
 describe.each(['light', 'dark'] as const)('%s', (colorScheme) => {
   test.each([
     ['overview', '/?passes=all'],
-    ['Services, sorted', '/services?q=service-17&sort=active'],
+    ['Services, sorted', '/services?q=service-471&sort=active'],
     ['no Service', '/services?q=none-such'],
     ['a Service', '/service?name=shop/cart'],
     ['the form', '/explain'],

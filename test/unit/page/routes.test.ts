@@ -293,6 +293,7 @@ describe('overview', () => {
     await stand.passes(before + 1)
     const { text } = await get('/')
     expect(text).toContain('ipset: &lt;b&gt;full&lt;/b&gt;')
+    expect(words(text)).toContain('Not all is in the kernel: the last pass of IPv4 failed')
     expect(text).toContain('class="failed"')
   })
 })
