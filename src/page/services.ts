@@ -1,3 +1,4 @@
+import { PatientTurn } from '../lib/turn.ts'
 import type { ServiceRecord } from '../model/cluster.ts'
 import { count, counted, duration } from './format.ts'
 import { html, link, type Html } from './html.ts'
@@ -115,7 +116,9 @@ async function rowsOf(
 ): Promise<{ rows: Html[]; note: string }> {
   const live = new LiveServers(findServer)
   const rows: Html[] = []
+  const turn = new PatientTurn(1)
   for (const service of shown) {
+    if (turn.isOver) await turn.next()
     const now = await liveConnections(families, service, live)
     // What the order is by is what is shown, or it would not look sorted.
     const read = reading && connectionsIn(reading, families, service)
