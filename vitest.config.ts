@@ -7,6 +7,10 @@ export default defineConfig({
       // Needs promtool, which scripts/prepare.sh unpacks.
       { test: { name: 'monitoring', include: ['test/monitoring/**/*.test.ts'] } },
       {
+        // A real Chromium reads the web page.
+        test: { name: 'browser', include: ['test/browser/**/*.test.ts'], testTimeout: 300_000, hookTimeout: 300_000 },
+      },
+      {
         // In the guest: one process, files one after the other, for starting processes is dear there.
         test: {
           name: 'kernel',

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs what is missing, after saying what: npm packages, Debian packages, and Debian's kernel for the guest and its
 # Prometheus, unpacked into .cache/ of the project; nothing goes into this machine's /boot, and no service is started.
-#   scripts/prepare.sh [--no-guest]
+#   scripts/prepare.sh [--no-guest] [--browser]
 set -euo pipefail
 project=$(cd "$(dirname "$0")/.." && pwd -P)
 cd "$project"
@@ -13,18 +13,27 @@ if [ ! -e node_modules/.package-lock.json ] || [ package-lock.json -nt node_modu
   touch node_modules/.package-lock.json
 fi
 
+guest=yes browser=no
+for option in "$@"; do
+  case $option in
+    --no-guest) guest=no ;;
+    --browser) browser=yes ;;
+    *) say "unknown option $option" >&2; exit 2 ;;
+  esac
+done
 tools=(ipvsadm:ipvsadm ipset:ipset iptables:iptables ip:iproute2 curl:curl modprobe:kmod sysctl:procps)
-[ "${1:-}" = --no-guest ] || tools+=(qemu-system-x86_64:qemu-system-x86 busybox:busybox-static cpio:cpio gzip:gzip
+[ $guest = no ] || tools+=(qemu-system-x86_64:qemu-system-x86 busybox:busybox-static cpio:cpio gzip:gzip
   conntrack:conntrack socat:socat nft:nftables)
+[ $browser = no ] || tools+=("${CHROMIUM:-chromium}:chromium")
 missing=()
 for tool in "${tools[@]}"; do
   PATH=$PATH:/usr/sbin:/sbin command -v "${tool%%:*}" > /dev/null || missing+=("${tool##*:}")
 done
 need_kernel=no
-[ "${1:-}" = --no-guest ] || ls .cache/kernel/boot/vmlinuz-* > /dev/null 2>&1 || need_kernel=yes
+[ $guest = no ] || ls .cache/kernel/boot/vmlinuz-* > /dev/null 2>&1 || need_kernel=yes
 
 need_prometheus=no
-[ "${1:-}" = --no-guest ] || [ -x .cache/prometheus/usr/bin/promtool ] || need_prometheus=yes
+[ $guest = no ] || [ -x .cache/prometheus/usr/bin/promtool ] || need_prometheus=yes
 
 if [ ${#missing[@]} -gt 0 ] || [ $need_kernel = yes ] || [ $need_prometheus = yes ]; then
   if ! command -v apt-get > /dev/null; then

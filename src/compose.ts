@@ -192,6 +192,7 @@ function figuresOf(
     get longestDrain() {
       return servers.longestDrain
     },
+    drainingDestinations: () => servers.draining(),
     get connections() {
       return servers.connections
     },

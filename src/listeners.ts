@@ -12,6 +12,7 @@ export function listeners(
   health: ProxierHealth,
   log: Log,
   series?: ServiceSeries,
+  page?: Routes,
 ): HttpServer[] {
   const at = (name: string, address: string, port: number, routes: Routes): HttpServer[] => {
     const listen = address === '' ? undefined : parseListen(address, port)
@@ -20,7 +21,7 @@ export function listeners(
   }
   return [
     ...at('health', config.healthzBindAddress, 10256, healthRoutes(metrics, health)),
-    ...at('metrics', config.metricsBindAddress, 10249, metricsRoutes(config, metrics, log, series)),
+    ...at('metrics', config.metricsBindAddress, 10249, metricsRoutes(config, metrics, log, series, page)),
   ]
 }
 

@@ -15,7 +15,13 @@ export type ServiceSeries = (format: Format) => AsyncIterable<string>
 const plain = (body: string, code = 200): Reply => ({ code, type: 'text/plain; charset=utf-8', body })
 
 /** What the metrics server answers. */
-export function metricsRoutes(config: ProxyConfig, metrics: Metrics, log: Log, series?: ServiceSeries): Routes {
+export function metricsRoutes(
+  config: ProxyConfig,
+  metrics: Metrics,
+  log: Log,
+  series?: ServiceSeries,
+  page: Routes = {},
+): Routes {
   const exposed =
     (registry: Metrics['registry'], more?: ServiceSeries): Handler =>
     ({ accept }) => {
@@ -39,6 +45,7 @@ export function metricsRoutes(config: ProxyConfig, metrics: Metrics, log: Log, s
     ...(isEnabled(config, 'ComponentStatusz') ? { '/statusz': () => plain(statusText()) } : {}),
     ...(isEnabled(config, 'ComponentFlagz') ? { '/flagz': () => plain(flagPage(flagsOf(config))) } : {}),
     ...(config.enableProfiling ? profilingRoutes(log) : {}),
+    ...page,
   }
 }
 

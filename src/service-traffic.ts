@@ -5,9 +5,16 @@ import type { Format } from './metrics/exposition.ts'
 import { serviceLabels, serviceSeries } from './metrics/service-series.ts'
 import { ServiceTable } from './metrics/service-table.ts'
 import type { Family } from './model/address.ts'
+import type { ConnectionsReading } from './page/sources.ts'
 import { partsOf } from './proxier/cluster-state.ts'
 import type { Ledger } from './proxier/ledger.ts'
 import type { Owner } from './reconcile/layer.ts'
+
+interface Reading {
+  readonly table: ServiceTable
+  /** When it ended, in milliseconds since the epoch. */
+  readonly at: number
+}
 
 export interface ServiceTrafficOptions {
   readonly ipvs: IpvsTraffic
@@ -26,7 +33,7 @@ export interface ServiceTrafficOptions {
  */
 export class ServiceTraffic {
   readonly #options: ServiceTrafficOptions
-  #reading: Promise<ServiceTable> | undefined
+  #reading: Promise<Reading> | undefined
 
   constructor(options: ServiceTrafficOptions) {
     this.#options = options
@@ -38,7 +45,7 @@ export class ServiceTraffic {
     if (limit === 0) return
     let table: ServiceTable
     try {
-      table = await this.table()
+      ;({ table } = await this.#read())
     } catch (error) {
       log.error('The traffic of Services could not be read for a scrape', { error: describeError(error) })
       return
@@ -47,12 +54,29 @@ export class ServiceTraffic {
   }
 
   /** Service ports with virtual servers that stand. */
-  table(): Promise<ServiceTable> {
-    this.#reading ??= this.#read()
+  async table(): Promise<ServiceTable> {
+    return (await this.#read()).table
+  }
+
+  /** Connections of the service ports, whatever the limit. Rejects where the kernel cannot be read. */
+  async connections(): Promise<ConnectionsReading> {
+    const { table, at } = await this.#read()
+    return {
+      at,
+      of: (family, owner) => {
+        const row = table.find(rowKey(family, owner))
+        if (row === undefined) return undefined
+        return { active: table.value(row, 'activeConnections'), inactive: table.value(row, 'inactiveConnections') }
+      },
+    }
+  }
+
+  #read(): Promise<Reading> {
+    this.#reading ??= this.#readKernel()
     return this.#reading
   }
 
-  async #read(): Promise<ServiceTable> {
+  async #readKernel(): Promise<Reading> {
     const { ipvs, keepMs = 5000 } = this.#options
     const table = new ServiceTable()
     try {
@@ -61,7 +85,7 @@ export class ServiceTraffic {
         counted: (server, counters) => {
           const owner = this.#ownerOf(server)
           if (owner === undefined) return
-          const row = table.row(rowKey(server, owner), () => this.#labels(server.family, owner))
+          const row = table.row(rowKey(server.family, owner), () => this.#labels(server.family, owner))
           table.add(row, 'counted', 1)
           table.add(row, 'connections', counters.connections)
           table.add(row, 'incomingPackets', counters.incomingPackets)
@@ -71,7 +95,7 @@ export class ServiceTraffic {
         },
         standing: (server, standing) => {
           const owner = this.#ownerOf(server)
-          const row = owner === undefined ? undefined : table.find(rowKey(server, owner))
+          const row = owner === undefined ? undefined : table.find(rowKey(server.family, owner))
           if (row === undefined) return
           table.add(row, 'standing', 1)
           table.add(row, 'activeConnections', standing.activeConnections)
@@ -87,7 +111,7 @@ export class ServiceTraffic {
     }
     const timer = setTimeout(() => (this.#reading = undefined), keepMs)
     timer.unref()
-    return table
+    return { table, at: Date.now() }
   }
 
   #ownerOf(server: ServerId): Owner | undefined {
@@ -106,6 +130,6 @@ export class ServiceTraffic {
 }
 
 /** The families' service ports of one name are rows of their own. */
-function rowKey(server: ServerId, owner: Owner): string {
-  return server.family === 'IPv4' ? owner : ` ${owner}`
+function rowKey(family: Family, owner: Owner): string {
+  return family === 'IPv4' ? owner : ` ${owner}`
 }

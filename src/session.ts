@@ -33,6 +33,7 @@ import { AddressMonitor } from './node/address-monitor.ts'
 import { applyConntrackLimits } from './node/conntrack-limits.ts'
 import { observe } from './observe.ts'
 import type { Kernel } from './open.ts'
+import type { FamilySources } from './page/sources.ts'
 import { checkDummy, checkIpset, checkIpvs } from './preflight.ts'
 import type { Ledger } from './proxier/ledger.ts'
 import type { Proxier } from './proxier/proxier.ts'
@@ -159,7 +160,9 @@ export async function runSession(shared: Shared, prepared: Prepared, signal: Abo
       return lacking ? 'waiting for the Node to get a podCIDR' : 'the kernel is being written'
     })
     const unsynced = new Set(iptables.keys())
-    const observer = observe({
+    // Loaded only where it is asked for: a daemon without the page does not carry it.
+    const page = showsPage(config) ? new (await import('./web-page.ts')).WebPage() : undefined
+    const observed = observe({
       metrics,
       health,
       events,
@@ -171,6 +174,8 @@ export async function runSession(shared: Shared, prepared: Prepared, signal: Abo
         void tidy(iptables.get(family)!, family, log, end)
       },
     })
+    const observer = page?.besides(observed) ?? observed
+    const shown = new Map<Family, FamilySources>()
     for (const [family, tool] of iptables) {
       await turn.next()
       const effects = effectsOf(family, shared, events, () => proxiers.get(family)!)
@@ -180,6 +185,8 @@ export async function runSession(shared: Shared, prepared: Prepared, signal: Abo
       ledgers.set(family, stack.ledger)
       wanted.set(family, stack.wanted)
       metrics.families.set(family, stack.figures)
+      const { proxier, ledger, figures } = stack
+      shown.set(family, { view: () => proxier.view, ledger, figures })
     }
     metrics.source.resources = () => source.resources()
     metrics.featureEnabled.reset()
@@ -188,7 +195,8 @@ export async function runSession(shared: Shared, prepared: Prepared, signal: Abo
     }
     const limit = config['kubeIpvsProxy.serviceMetricsLimit']
     const traffic = new ServiceTraffic({ ipvs: kernel.ipvs, ledgers, limit, log })
-    servers.push(...listeners(config, metrics, health, log, (format) => traffic.series(format)))
+    const pages = page?.routes({ settings, families: shown, health, ipvs: kernel.ipvs, traffic })
+    servers.push(...listeners(config, metrics, health, log, (format) => traffic.series(format), pages))
     const path = config['kubeIpvsProxy.statusSocket']
     if (path !== '') {
       const identity = (): Promise<DaemonIdentity> =>
@@ -230,6 +238,10 @@ export async function runSession(shared: Shared, prepared: Prepared, signal: Abo
     metrics.source.resources = () => []
     for (const part of [...servers, ...serviceHealth, prepared]) part.close()
   }
+}
+
+function showsPage(config: ProxyConfig): boolean {
+  return config['kubeIpvsProxy.webPage'] && config.metricsBindAddress !== ''
 }
 
 function effectsOf(

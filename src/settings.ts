@@ -111,7 +111,12 @@ export function checkAgainstFamilies(config: ProxyConfig, families: readonly Fam
 }
 
 /** The rules' way to tell a pod of this node, out of the settings for it. */
-function localDetectorOf(mode: string, clusterCIDRs: readonly Cidr[], bridge: string, prefix: string): DetectorOf {
+export function localDetectorOf(
+  mode: string,
+  clusterCIDRs: readonly Cidr[],
+  bridge: string,
+  prefix: string,
+): DetectorOf {
   const ofFamily = (cidrs: readonly (Cidr | undefined)[], family: Family): LocalDetector | undefined => {
     const cidr = cidrs.find((one) => one?.family === family)
     return cidr && { kind: 'cidr', cidr: cidrText(cidr) }

@@ -241,6 +241,7 @@ export const fields = {
   'kubeIpvsProxy.connReuseMode': field(oneOf('', '0', '1', '2'), '', 'conn-reuse-mode'),
   'kubeIpvsProxy.serviceMetricsLimit': field(integer(0, 1_000_000), 500, 'service-metrics-limit'),
   'kubeIpvsProxy.statusSocket': field(text, defaultSocket, 'status-socket'),
+  'kubeIpvsProxy.webPage': field(boolean, false, 'web-page'),
 } as const
 
 export type FieldPath = keyof typeof fields

@@ -46,7 +46,8 @@ function section(title: string, lines: readonly string[]): string[] {
   return lines.length === 0 ? [] : ['', `${title}:`, ...lines.map((line) => `  ${line}`)]
 }
 
-function doubts(ways: readonly Way[]): string[] {
+/** What cannot be told on any of the ways, each once. */
+export function doubts(ways: readonly Way[]): string[] {
   const all = ways.flatMap((way) => [
     ...way.doubts,
     ...(way.balanced?.results.flatMap(({ ways: own }) => own.flatMap((one) => one.doubts)) ?? []),
@@ -79,7 +80,7 @@ function wayLines(way: Way): string[] {
 }
 
 /** One destination of each way to end. */
-function shownResults(results: readonly DestinationResult[]): DestinationResult[] {
+export function shownResults(results: readonly DestinationResult[]): DestinationResult[] {
   const byEnd = new Map<string, DestinationResult>()
   for (const result of results) {
     const key = result.ways

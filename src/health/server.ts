@@ -10,6 +10,8 @@ export interface Request {
   readonly query: URLSearchParams
   /** Header Accept; "" where absent. */
   readonly accept: string
+  /** Header Sec-Fetch-Site, by which browsers tell whose page asks: "cross-site", …; "" where absent. */
+  readonly site: string
   /** Fires when the client has gone. */
   readonly signal: AbortSignal
   /** The body as text; rejects where it has more than `most` bytes. */
@@ -124,6 +126,7 @@ export class HttpServer {
       reply = await this.#reply(method, path, {
         query: new URLSearchParams(query),
         accept: request.headers.accept ?? '',
+        site: request.headers['sec-fetch-site'] ?? '',
         signal: gone.signal,
         text: (most) => readText(request, most),
       })

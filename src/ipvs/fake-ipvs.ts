@@ -9,6 +9,7 @@ import {
   standingOf,
   type Destination,
   type DestinationId,
+  type FoundServer,
   type Ipvs,
   type IpvsChange,
   type IpvsDifferences,
@@ -28,6 +29,7 @@ interface FakeServer {
   server: VirtualServer
   readonly destinations: Map<string, ObservedDestination>
   counters: ServerCounters
+  connectionsPerSecond: number
 }
 
 const noTraffic: ServerCounters = {
@@ -73,6 +75,14 @@ export class FakeIpvs implements Ipvs, IpvsTraffic {
   async listDestinations(server: ServerId): Promise<readonly ObservedDestination[]> {
     this.#calledOrThrow('listDestinations', serverKey(server))
     return [...(this.#servers.get(serverKey(server))?.destinations.values() ?? [])]
+  }
+
+  async find(id: ServerId): Promise<FoundServer | undefined> {
+    this.#calledOrThrow('find', serverKey(id))
+    const entry = this.#servers.get(serverKey(id))
+    if (entry === undefined) return undefined
+    const { server, destinations, connectionsPerSecond } = entry
+    return { server, destinations: [...destinations.values()], connectionsPerSecond }
   }
 
   async listAll(): Promise<readonly ObservedServer[]> {
@@ -121,6 +131,13 @@ export class FakeIpvs implements Ipvs, IpvsTraffic {
     const present = this.#servers.get(serverKey(server))
     if (present === undefined) throw new Error(`no virtual server ${serverKey(server)}`)
     present.counters = { ...present.counters, ...counters }
+  }
+
+  /** Lets so many connections come in a second. */
+  setRate(server: ServerId, connectionsPerSecond: number): void {
+    const present = this.#servers.get(serverKey(server))
+    if (present === undefined) throw new Error(`no virtual server ${serverKey(server)}`)
+    present.connectionsPerSecond = connectionsPerSecond
   }
 
   /** Lets connections stand on a destination, as clients would. */
@@ -172,6 +189,7 @@ export class FakeIpvs implements Ipvs, IpvsTraffic {
           server: storedServer(change.server),
           destinations: new Map(),
           counters: noTraffic,
+          connectionsPerSecond: 0,
         })
         return 0
       case 'setServer':

@@ -21,6 +21,12 @@ export interface ObservedServer {
   readonly destinations: readonly ObservedDestination[]
 }
 
+/** A virtual server that was asked for by itself. */
+export interface FoundServer extends ObservedServer {
+  /** New connections in a second, as the kernel estimates it over the last seconds; 0 where it does not. */
+  readonly connectionsPerSecond: number
+}
+
 /** A virtual server with its destinations, as wanted or as last seen. */
 export interface KnownServer {
   readonly server: VirtualServer
@@ -63,6 +69,8 @@ export interface Ipvs {
   listServers(): Promise<readonly VirtualServer[]>
   /** A missing server has no destinations. */
   listDestinations(server: ServerId): Promise<readonly ObservedDestination[]>
+  /** One virtual server as it stands; undefined where it does not. */
+  find(server: ServerId): Promise<FoundServer | undefined>
   listAll(): Promise<readonly ObservedServer[]>
   /**
    * Looks through all virtual servers of a family for differences from what is known, by key. Others may write

@@ -14,6 +14,7 @@ import {
   serverFlags,
   serverKey,
   standingOf,
+  type FoundServer,
   type Ipvs,
   type IpvsChange,
   type IpvsDifferences,
@@ -32,6 +33,7 @@ import {
   decodeCounters,
   decodeDestination,
   decodeBalancing,
+  decodeRate,
   decodeServer,
   markMessage,
   decodeTimeouts,
@@ -251,8 +253,7 @@ export class KernelIpvs implements Ipvs, IpvsTraffic {
     return this.#queue.run(() => this.#listDestinations(server))
   }
 
-  /** One server with its destinations, as it stands; undefined where it does not. */
-  find(id: ServerId): Promise<ObservedServer | undefined> {
+  find(id: ServerId): Promise<FoundServer | undefined> {
     return this.#queue.run(() => this.#lookAt(id))
   }
 
@@ -420,12 +421,19 @@ export class KernelIpvs implements Ipvs, IpvsTraffic {
   }
 
   /** One server as it stands, undefined where it does not. */
-  async #lookAt(id: ServerId): Promise<ObservedServer | undefined> {
+  async #lookAt(id: ServerId): Promise<FoundServer | undefined> {
     const reply = await this.#connection.request(getServerMessage(await this.#family(), id))
     if (reply.errno === errno.ESRCH) return undefined
     if (reply.errno !== 0) throw kernelError(reply.errno, 'read', `virtual server ${serverKey(id)}`)
-    const server = reply.payloads[0] && decodeServer(reply.payloads[0])
-    return server && { server, destinations: await this.#listDestinations(server) }
+    const [payload] = reply.payloads
+    const server = payload && decodeServer(payload)
+    return (
+      server && {
+        server,
+        destinations: await this.#listDestinations(server),
+        connectionsPerSecond: decodeRate(payload),
+      }
+    )
   }
 
   async #lookAtMark(mark: number, id: ServerId): Promise<ObservedServer | undefined> {

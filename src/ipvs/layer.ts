@@ -86,12 +86,18 @@ export class IpvsLayer implements Layer {
 
   /** Destinations that wait at weight 0 for their connections to end. */
   get drainingCount(): number {
-    let count = 0
+    return this.draining().reduce((count) => count + 1, 0)
+  }
+
+  /** Each of them, with its virtual server. */
+  *draining(): Generator<{ readonly server: VirtualServer; readonly destination: DestinationId }, undefined> {
     for (const key of this.#draining) {
       const wanted = idsOf(this.#desired.get(key)?.destinations)
-      for (const id of idsOf(this.#present.get(key)?.destinations)) if (!wanted.has(id)) count++
+      const now = this.#present.get(key)
+      for (const id of idsOf(now?.destinations)) {
+        if (!wanted.has(id)) yield { server: now!.server, destination: destinationOf(id) }
+      }
     }
-    return count
   }
 
   /** Milliseconds for which the destination that drains longest has drained, since we first saw it; 0 where none does. */

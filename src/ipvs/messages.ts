@@ -67,6 +67,18 @@ export const statisticsAttributes = attributes('ipvs statistics', {
   outgoingBytes: [5, count64],
 })
 
+/** Of the same message as `serverAttributes`, the kernel's estimate of new connections in a second. */
+const rateAttributes = attributes('ipvs command', {
+  server: [
+    1,
+    nested(
+      attributes('ipvs service', {
+        statistics: [12, nested(attributes('ipvs statistics', { connectionsPerSecond: [6, count64] }))],
+      }),
+    ),
+  ],
+})
+
 /** Of the same message as `serverAttributes`, what a reading of the counters needs. */
 const countedAttributes = attributes('ipvs command', {
   server: [
@@ -273,6 +285,11 @@ export function decodeBalancing(payload: Buffer): Omit<VirtualServer, keyof Serv
 function decodeRest(server: AttributesOf<typeof serverAttributes>): Omit<VirtualServer, keyof ServerId> {
   const flags = server.flags === undefined || server.flags.length < 4 ? 0 : Buffer.from(server.flags).readUInt32LE(0)
   return { scheduler: server.scheduler ?? '', flags: flags & ~hashedFlag, timeout: server.timeout ?? 0 }
+}
+
+/** New connections in a second of one service (payload after nlmsghdr); 0 where the kernel does not estimate. */
+export function decodeRate(payload: Buffer): number {
+  return rateAttributes.decode(payload, genericHeaderLength).server?.statistics?.connectionsPerSecond ?? 0
 }
 
 /** The counters of one service of a dump, at these offsets of the datagram; undefined as `decodeServer`. */

@@ -7,6 +7,8 @@ export interface CommandOptions {
   readonly input?: string
   /** After this the command is killed and the call rejects; 30 s where absent. */
   readonly timeoutMs?: number
+  /** When it fires, the command is killed and the call rejects. */
+  readonly signal?: AbortSignal
   /** Added to the own environment. */
   readonly env?: Readonly<Record<string, string>>
 }
@@ -37,6 +39,8 @@ export async function runCommand(
     new ProxyError('COMMAND', `${shown}: ${what}`, { object: shown, operation: 'run', errno }, cause)
   // Starting a process keeps the event loop for milliseconds: one in each round of it.
   await new Turn().next()
+  const { signal } = options
+  if (signal?.aborted) throw fail('not run: nobody waits for it any more', 'ECANCELED')
   return new Promise((resolve, reject) => {
     const child = spawn(command, args, {
       stdio: ['pipe', 'pipe', 'pipe'],
@@ -46,23 +50,30 @@ export async function runCommand(
     const stdout: Buffer[] = []
     const stderr: Buffer[] = []
     let late = false
-    const timer = setTimeout(() => {
-      late = true
+    const end = (): void => {
       child.kill('SIGKILL')
       // A grandchild may hold the pipes open: do not wait for them.
       child.stdout.destroy()
       child.stderr.destroy()
+    }
+    const timer = setTimeout(() => {
+      late = true
+      end()
     }, timeoutMs)
+    signal?.addEventListener('abort', end, { once: true })
     child.stdout.on('data', (chunk: Buffer) => stdout.push(chunk))
     child.stderr.on('data', (chunk: Buffer) => stderr.push(chunk))
     child.on('error', (error: NodeJS.ErrnoException) => {
       clearTimeout(timer)
+      signal?.removeEventListener('abort', end)
       reject(fail(error.code === 'ENOENT' ? 'no such command' : 'cannot be run', error.code, error))
     })
-    child.on('close', (code, signal) => {
+    child.on('close', (code, endedBy) => {
       clearTimeout(timer)
-      if (late) reject(fail(`no end after ${timeoutMs / 1000} s, killed`, 'ETIMEDOUT'))
-      else if (code === null) reject(fail(`ended by ${signal ?? 'a signal'}`))
+      signal?.removeEventListener('abort', end)
+      if (signal?.aborted) reject(fail('ended: nobody waits for it any more', 'ECANCELED'))
+      else if (late) reject(fail(`no end after ${timeoutMs / 1000} s, killed`, 'ETIMEDOUT'))
+      else if (code === null) reject(fail(`ended by ${endedBy ?? 'a signal'}`))
       else resolve({ code, stdout: Buffer.concat(stdout).toString(), stderr: Buffer.concat(stderr).toString() })
     })
     // A command that ends without reading its input says why by its status and words.

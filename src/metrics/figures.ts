@@ -1,3 +1,5 @@
+import type { DestinationId, VirtualServer } from '../model/virtual-server.ts'
+
 /** Things of one kind in one layer. */
 export interface LayerCount {
   readonly layer: string
@@ -21,6 +23,8 @@ export interface FamilyFigures {
   readonly draining: number
   /** Milliseconds that the one of them has waited that has waited longest; 0 without any. */
   readonly longestDrain: number
+  /** Each of them. */
+  drainingDestinations(): Iterable<{ readonly server: VirtualServer; readonly destination: DestinationId }>
   /** Connections by the last look at the virtual servers; undefined before the first. */
   readonly connections: { readonly active: number; readonly inactive: number } | undefined
   /** When the last look at the whole kernel state ended, in milliseconds since the epoch, and how many it took. */

@@ -104,6 +104,10 @@ export class ClusterState {
     return dirty
   }
 
+  services(): Iterable<ServiceRecord> {
+    return this.#services.values()
+  }
+
   service(key: string): ServiceRecord | undefined {
     return this.#services.get(key)
   }

@@ -79,6 +79,17 @@ export interface ProxierObserver {
   passed(report: PassReport): void
 }
 
+/** For those who only look: the objects as last told, and what plans depend on. */
+export interface ProxierView {
+  services(): Iterable<ServiceRecord>
+  /** "namespace/name" */
+  service(key: string): ServiceRecord | undefined
+  slices(service: string): readonly EndpointSliceRecord[]
+  readonly facts: NodeFacts
+  /** The own Node as last told. */
+  readonly node: NodeRecord | undefined
+}
+
 export interface PassReport {
   readonly family: Family
   /** 'period': it brings in what a look at the whole kernel state has found. */
@@ -227,6 +238,18 @@ export class Proxier {
   #startWhenComplete(): void {
     const { services, slices } = this.#complete
     if (services && slices && !this.lacksPodCIDR) this.#start.resolve()
+  }
+
+  /** The state of the moment; nobody changes anything by it. */
+  get view(): ProxierView {
+    const state = this.#state
+    return {
+      services: () => state.services(),
+      service: (key) => state.service(key),
+      slices: (service) => state.slices(service),
+      facts: this.#facts,
+      node: this.#node,
+    }
   }
 
   /** Whether the first pass waits for the Node's podCIDR. */

@@ -326,6 +326,25 @@ export function ipvsContract<I extends Ipvs>(make: () => Promise<I>, dump: (ipvs
     await changing
   })
 
+  it('finds one virtual server with its destinations, and none that does not stand', async () => {
+    const other: ServerId = { ...v4, protocol: 'UDP' }
+    await apply(
+      { kind: 'newServer', server: server(v4, 'wrr', serverFlags.persistent, 300) },
+      to(v4, '10.1.0.1', 8080),
+      to(v4, '10.1.0.2', 8080, 0),
+      { kind: 'newServer', server: server(v6) },
+    )
+    const found = await ipvs.find(v4)
+    expect(found?.server).toEqual(server(v4, 'wrr', serverFlags.persistent, 300))
+    expect(found?.destinations.map(({ address, weight }) => `${address} ${weight}`).sort()).toEqual([
+      '10.1.0.1 1',
+      '10.1.0.2 0',
+    ])
+    expect(found?.connectionsPerSecond).toBe(0)
+    expect((await ipvs.find(v6))?.destinations).toEqual([])
+    expect(await ipvs.find(other)).toBeUndefined()
+  })
+
   it('sets timeouts and keeps those that are 0', async () => {
     await ipvs.setTimeouts({ tcp: 901, tcpFin: 121, udp: 301 })
     await ipvs.setTimeouts({ tcp: 0, tcpFin: 0, udp: 77 })

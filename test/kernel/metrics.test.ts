@@ -1,4 +1,4 @@
-// What the kernel counts for a Service's traffic is what a scrape says.
+// What the kernel counts for a Service's traffic is what a scrape says, and what the web page shows.
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import type { Family } from '../../src/model/address.ts'
 import { eventually } from './lab.ts'
@@ -12,7 +12,7 @@ const kept = 5500
 
 let network: Network
 beforeAll(async () => {
-  network = await Network.start([web, idle].flatMap(serviceObjects), ['--profiling'])
+  network = await Network.start([web, idle].flatMap(serviceObjects), ['--profiling', '--web-page'])
 })
 afterAll(() => network?.destroy())
 
@@ -124,4 +124,57 @@ test('a look is told, with the connections that it has seen', async () => {
 test('profiles are taken', () => {
   expect(JSON.parse(get('/debug/pprof/profile?seconds=1'))).toHaveProperty('nodes')
   expect(get('/debug/flags/v', '-X', 'PUT', '-d', '4')).toBe('successfully set klog.logging.verbosity to 4')
+})
+
+describe('the web page', () => {
+  const http = (family: Family): string => {
+    const address = serviceAddress('clusterIP', 1, family)
+    return family === 'IPv6' ? `[${address}]:80/TCP` : `${address}:80/TCP`
+  }
+  /** What is to be read on a page, without markup. */
+  const read = (path: string): string =>
+    get(path)
+      .replaceAll(/<[^>]*>/g, ' ')
+      .replaceAll(/\s+/g, ' ')
+  const ask = (family: Family): Promise<string[]> =>
+    network.askMany('client', 10, { transport: 'TCP', address: serviceAddress('clusterIP', 1, family), port: 80 })
+
+  test.each(families)('connections of %s are those that stand, and come so many a second', async (family) => {
+    // The kernel estimates over the last seconds.
+    await eventually('a rate', async () => {
+      await ask(family)
+      const row = new RegExp(
+        `${http(family).replaceAll(/[.[\]]/g, '\\$&')} cluster IP rr 2 ([\\d,]+) ([\\d,]+) ([\\d,]+) stands`,
+      ).exec(read('/service?name=default/web'))
+      expect(row).not.toBeNull()
+      const [active, inactive, rate] = row!.slice(1).map(Number)
+      expect(active! + inactive!).toBeGreaterThanOrEqual(10)
+      return rate! > 0
+    })
+    expect(read('/services?q=web&sort=inactive')).toMatch(
+      /default\/ web LoadBalancer .* by a reading|by a reading .* default\/ web LoadBalancer/,
+    )
+  })
+
+  test.each(families)('one packet of %s is explained on the kernel as it is', (family) => {
+    const path = `/explain?run=1&from=${encodeURIComponent(addressOf('client', family))}&target=${encodeURIComponent(http(family))}`
+    expect(read(path)).toMatch(/Verdict served served by virtual server /)
+    const tool = family === 'IPv6' ? 'ip6tables' : 'iptables'
+    const rule = ['INPUT', '-p', 'tcp', '--dport', '80', '-m', 'comment', '--comment', '<b>not ours</b>', '-j', 'DROP']
+    const node = network.namespace('node-a')
+    node.run(tool, '-I', ...rule)
+    try {
+      expect(read(path)).toContain('Verdict dropped-by-foreign-rule')
+      expect(get(path)).toContain('&lt;b&gt;not ours&lt;/b&gt;')
+    } finally {
+      node.run(tool, '-D', ...rule)
+    }
+  })
+
+  test('what somebody else changed is told, and what is overview', async () => {
+    network.namespace('node-a').run('ipvsadm', '-D', '-t', `${serviceAddress('clusterIP', 2, 'IPv4')}:80`)
+    await eventually('the drift', () => read('/').includes('virtual server missing'))
+    expect(read('/')).toContain(`${serviceAddress('clusterIP', 2, 'IPv4')}:80/TCP`)
+    expect(read('/')).toContain('The node keeps up.')
+  })
 })

@@ -24,6 +24,7 @@ const rooms: Record<string, string[]> = {
   proxier: ['lib', 'model', 'reconcile'],
   explain: ['lib', 'model', 'netlink', 'ipvs', 'ipset', 'dummy', 'iptables', 'conntrack', 'kube', 'proxier'],
   wanted: ['config', 'dummy', 'health', 'ipset', 'iptables', 'ipvs', 'lib', 'model', 'proxier'],
+  page: ['lib', 'model', 'reconcile', 'ipvs', 'metrics', 'health', 'proxier', 'explain'],
   cli: ['config', 'lib'],
   inspect: [
     'cli',

@@ -2,6 +2,7 @@ import type { AddressDigest, AddressFilter, Dummy, InterfaceAddress, Link } from
 import type { Ipset, ObservedSet, SetDigest, SetSpec } from '../../../src/ipset/ipset.ts'
 import type { Iptables } from '../../../src/iptables/iptables.ts'
 import type {
+  FoundServer,
   Ipvs,
   IpvsChange,
   IpvsTimeouts,
@@ -147,6 +148,11 @@ class FaultyIpvs implements Ipvs {
   async listDestinations(server: ServerId): Promise<readonly ObservedDestination[]> {
     this.#read()
     return this.#inner.listDestinations(server)
+  }
+
+  async find(server: ServerId): Promise<FoundServer | undefined> {
+    this.#read()
+    return this.#inner.find(server)
   }
 
   async listAll(): Promise<readonly ObservedServer[]> {

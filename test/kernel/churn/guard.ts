@@ -6,6 +6,7 @@ import { canonicalRule, parseSave } from '../../../src/iptables/text.ts'
 import {
   destinationKey,
   serverKey,
+  type FoundServer,
   type Ipvs,
   type IpvsChange,
   type IpvsTimeouts,
@@ -218,6 +219,10 @@ class GuardedIpvs implements Ipvs {
 
   listDestinations(server: ServerId): Promise<readonly ObservedDestination[]> {
     return this.#inner.listDestinations(server)
+  }
+
+  find(server: ServerId): Promise<FoundServer | undefined> {
+    return this.#inner.find(server)
   }
 
   listAll(): Promise<readonly ObservedServer[]> {

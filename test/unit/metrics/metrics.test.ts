@@ -109,6 +109,7 @@ describe('figures', () => {
     sets: () => [{ set: 'KUBE-CLUSTER-IP', members: 16384, size: 65536 }],
     draining: 4,
     longestDrain: 61_500,
+    drainingDestinations: () => [],
     connections: { active: 5, inactive: 6 },
     lastLook: { endedAt: 1_700_000_000_500, took: 250 },
   }
