@@ -68,9 +68,9 @@ type Values = Readonly<Record<string, unknown>>
 export async function parseFlags(args: readonly string[]): Promise<CommandLine> {
   const [first] = args
   const name = isCommand(first) ? first : undefined
-  const spelled = (name === undefined ? args : args.slice(1)).map((arg) =>
-    arg.replace(/^--[a-zA-Z0-9_-]+/, (flag) => flag.replaceAll('_', '-')),
-  )
+  const spelled = (name === undefined ? args : args.slice(1))
+    .map((arg) => arg.replace(/^--[a-zA-Z0-9_-]+/, (flag) => flag.replaceAll('_', '-')))
+    .map((arg) => (isSwitchOf(name, arg) ? `${arg}=true` : arg))
   const parser = name === undefined ? daemonParser(spelled) : commandParser(spelled, name)
   let values: Values
   try {
@@ -103,6 +103,11 @@ export async function parseFlags(args: readonly string[]): Promise<CommandLine> 
     writeConfigTo: last(values, 'write-config-to') || undefined,
     flags: readConfigFlags(values),
   }
+}
+
+/** "--kernel-debug": what follows it is no value of it. */
+function isSwitchOf(name: CommandName | undefined, arg: string): boolean {
+  return name !== undefined && commands[name].options[arg.replace(/^--/, '')]?.isSwitch === true && arg.startsWith('--')
 }
 
 const shortNames: ReadonlySet<string> = new Set(['_', '$0', 'h'])
@@ -140,10 +145,10 @@ function commandParser(args: readonly string[], name: CommandName): Argv {
   const word = argument === undefined ? '' : ` ${argument.name}`
   const explained = argument === undefined ? '' : `\n\n${argument.name}: ${argument.about}`
   let parser = newParser(args, name).usage(`$0 ${name}${word} [flags]\n\n${about}${explained}`)
-  for (const [option, { about: describe, form }] of Object.entries(options)) {
+  for (const [option, { about: describe, form, isSwitch }] of Object.entries(options)) {
     const detail =
       form === undefined ? describe : describe.includes(form.allowed) ? describe : `${describe} (${form.allowed})`
-    parser = parser.option(option, { type: 'string', requiresArg: true, describe: detail })
+    parser = parser.option(option, { type: 'string', requiresArg: isSwitch !== true, describe: detail })
   }
   if ('output' in options) parser = parser.alias('output', 'o')
   return withDaemonFlags(parser, true).epilogue(
@@ -223,10 +228,16 @@ function readCommand(name: CommandName, words: readonly string[], values: Values
   const stray = argument === undefined ? words : more
   for (const one of stray) mistakes.push(`unexpected argument "${one}"`)
   const found = new Map<string, string>()
-  for (const [option, { form, many }] of Object.entries(options)) {
+  for (const [option, { form, many, isSwitch }] of Object.entries(options)) {
     const texts = given(values, option)
     if (texts.length === 0) continue
     const text = many ? texts.join(',') : texts.at(-1)!
+    if (isSwitch) {
+      const result = boolean.read(boolean.fromText(text))
+      if (!('value' in result)) mistakes.push(`--${option}: ${JSON.stringify(text)} must be ${result.allowed}`)
+      else if (result.value) found.set(option, 'true')
+      continue
+    }
     if (form !== undefined && !form.pattern.test(text)) {
       mistakes.push(`--${option}: ${JSON.stringify(text)} must be ${form.allowed}`)
     }

@@ -23,6 +23,7 @@ const rooms: Record<string, string[]> = {
   debug: [],
   proxier: ['lib', 'model', 'reconcile'],
   explain: ['lib', 'model', 'netlink', 'ipvs', 'ipset', 'dummy', 'iptables', 'kube', 'proxier'],
+  trace: ['lib', 'model', 'netlink', 'conntrack', 'explain', 'inspect'],
   cli: ['config', 'lib'],
   inspect: [
     'cli',
