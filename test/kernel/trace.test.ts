@@ -7,7 +7,7 @@ import type { Family } from '../../src/model/address.ts'
 import { destinationKey } from '../../src/model/virtual-server.ts'
 import type { TraceReport } from '../../src/trace/trace.ts'
 import { eventually, program, run } from './lab.ts'
-import { addressOf, bridgeOf, Network, serviceAddress, type Actor, type Transport } from './traffic/network.ts'
+import { addressOf, Network, serviceAddress, type Actor, type Transport } from './traffic/network.ts'
 import { serviceObjects, type ServiceShape } from './traffic/service.ts'
 
 const shapes = {
@@ -288,4 +288,104 @@ describe('live packets', () => {
     expect(during).not.toMatch(/TRACE|trace/)
     expect(rules()).toBe(before)
   })
+})
+
+/** Who hears trace events, and shells and tools of ours. */
+function helpers(): string[] {
+  const list = run('ps', '-eo', 'args').split('\n')
+  return list.filter((line) => line.includes('nft -i') || line.includes('monitor trace'))
+}
+
+const control = '/proc/dynamic_debug/control'
+const sites = (): string[] => run('grep', '\\[ip_vs\\]', control).split('\n')
+const target = `${serviceAddress('clusterIP', shapes.quiet.number, 'IPv4')}:80`
+
+describe('what is left behind', () => {
+  test('nothing came: the verdict says so, exit code 1', async () => {
+    const report = await traced([target, '--for', '1s'], async () => {})
+    expect(report).toMatchObject({ code: 1, flows: [], verdict: { code: 'no-packet', isCertain: true } })
+    expect(report.verdict.text).toMatch(
+      /^no packet that opens a connection to 10\.96\.0\.8:80\/TCP came to this node within 1 s$/,
+    )
+  })
+
+  test.each(['SIGINT', 'SIGTERM'] as const)('%s ends it with what was seen, and all is as before', async (signal) => {
+    const [before, switches] = [rules(), sites()]
+    // As a terminal does: the whole group gets it.
+    const tracing = await new Tracing(target, '--for', '10m', '--count', '9', '--kernel-debug', '-o', 'json').begun()
+    expect(rules()).not.toBe(before)
+    expect(sites()).not.toEqual(switches)
+    expect(await network.ask('client', { transport: 'TCP', address: vip('quiet'), port: 80 })).toMatch(/^a1 /)
+    process.kill(tracing.child.pid!, signal)
+    const report = await tracing.report()
+    expect(report).toMatchObject({ code: 0, verdict: { code: 'served' } })
+    expect(report.flows).toHaveLength(1)
+    expect(rules()).toBe(before)
+    expect(sites()).toEqual(switches)
+    expect(helpers()).toEqual([])
+  })
+
+  test('killed: the kernel takes the table, helpers put switches back', async () => {
+    const [before, switches] = [rules(), sites()]
+    const tracing = await new Tracing(target, '--for', '10m', '--kernel-debug').begun()
+    expect(rules()).not.toBe(before)
+    process.kill(tracing.child.pid!, 'SIGKILL')
+    await tracing.exit
+    await eventually('helpers to end', () => helpers().length === 0)
+    expect(rules()).toBe(before)
+    expect(sites()).toEqual(switches)
+  })
+
+  test('a table that nobody owns goes with the next run; one of a trace that runs stays', async () => {
+    const before = rules()
+    // What a kernel below 5.12 leaves of a trace whose whole container was killed.
+    onNode('nft', 'add table ip kube-ipvs-proxy-trace-1-abc { chain c { type filter hook input priority 97; }; }')
+    const other = await new Tracing(`[${vip('quiet', 'IPv6')}]:80`, '--for', '10m', '-o', 'json').begun()
+    expect(other.stderr).toContain('Following')
+    const { findings } = await traced([target, '--for', '1s'], async () => {
+      expect(onNode('nft', 'list', 'tables').match(/table ip6? kube-ipvs-proxy-trace-/g)).toHaveLength(2)
+    })
+    expect(findings).not.toContainEqual(expect.stringContaining('killed trace'))
+    process.kill(other.child.pid!, 'SIGINT')
+    const { findings: found } = await other.report()
+    expect(found).toContain('removed what a killed trace had left: table ip kube-ipvs-proxy-trace-1-abc')
+    expect(rules()).toBe(before)
+  })
+
+  test('debug switches that were on stay on; what the kernel lacks is said', async () => {
+    const [site] = sites().filter((line) => line !== '')
+    const [, file, line] = /^(\S+):(\d+) /.exec(site!)!
+    run('sh', '-c', `echo 'file ${file} line ${line} +p' > ${control}`)
+    const switches = sites()
+    const { findings, kernelLines } = await traced([target, '--for', '3s', '--kernel-debug'], async () => {
+      run('sh', '-c', 'echo "<6>IPVS: a line of the kernel" > /dev/kmsg')
+    })
+    expect(findings).toContainEqual(
+      expect.stringMatching(/^for the time of the trace: dynamic_debug: 1 of 2 statements of module ip_vs on$/),
+    )
+    expect(findings).toContainEqual(
+      expect.stringMatching(/^this kernel has no net\.ipv4\.vs\.debug_level: .*IP_VS_DEBUG/),
+    )
+    expect(kernelLines).toEqual(['IPVS: a line of the kernel'])
+    expect(sites()).toEqual(switches)
+    run('sh', '-c', `echo 'module ip_vs =_' > ${control}`)
+  })
+})
+
+test('rules of legacy iptables are told of by the kernel log', async () => {
+  // Logging of other network namespaces than the first is off otherwise; nodes are in the first.
+  run('modprobe', 'nf_log_syslog')
+  run('sysctl', '-qw', 'net.netfilter.nf_log_all_netns=1')
+  const rule = ['-d', `${vip('legacy')}/32`, '-p', 'tcp', '-m', 'tcp', '--dport', '80', '-j', 'DROP']
+  onNode('iptables-legacy', '-I', 'INPUT', ...rule)
+  const report = await traced([`${vip('legacy')}:80`, '--count', '1', '--for', '20s'], async () => {
+    const answer = await network.ask('client', { transport: 'TCP', address: vip('legacy'), port: 80, timeout: 1500 })
+    expect(answer).toBe('timeout')
+  })
+  onNode('iptables-legacy', '-D', 'INPUT', ...rule)
+  expect(report.verdict).toMatchObject({ code: 'dropped-by-foreign-rule' })
+  expect(report.verdict.text).toMatch(
+    /^dropped in filter INPUT by rule 1 \(-d 10\.96\.0\.9\/32 .* -j DROP\) of iptables-legacy, which is not ours; IPVS never sees it$/,
+  )
+  expectInOrder(lines(report), [/^request nat PREROUTING: .*KUBE-SERVICES/, /^request filter INPUT: .*DROP/])
 })
