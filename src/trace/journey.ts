@@ -93,7 +93,9 @@ export function tell(journey: Journey, book: RuleBook, target: ServerId, table: 
     const { hook } = placeOf(traversal, book)
     const isNew = previous === undefined || previous.hook !== hook || previous.packet.inLink !== packet.inLink
     const changed = previous !== undefined && isTarget(previous.packet, target) && !isTarget(packet, target)
-    if (direction === 'request' && changed && !isNatted && destination === undefined && hook === 'OUTPUT') {
+    // To a process of the node it goes on within the hook; to others by OUTPUT from its beginning.
+    const isByIpvs = changed && !isNatted && (hook === 'OUTPUT' || hook === previous!.hook)
+    if (direction === 'request' && isByIpvs && destination === undefined) {
       const at = previous!.hook === 'OUTPUT' ? 'LOCAL_OUT' : 'LOCAL_IN'
       destination = { address: packet.destination, port: packet.destinationPort }
       step(`IPVS at ${at}`, `virtual server ${serverKey(target)} chose ${destinationKey(destination)}`)

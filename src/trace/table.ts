@@ -43,8 +43,7 @@ export class TraceTable {
   }
 
   /** Makes the table without what marks. Throws ProxyError PREFLIGHT where the kernel or nft cannot. */
-  static async make(marking: Marking, run: RunCommand = runCommand): Promise<TraceTable> {
-    await checkTool(run)
+  static async make(marking: Marking): Promise<TraceTable> {
     const unique = `${process.pid.toString(36)}-${Date.now().toString(36)}`
     for (const owned of [true, false]) {
       const table = new TraceTable(marking, tableName(unique), owned)
@@ -90,6 +89,8 @@ export class TraceTable {
         }
       })
     }
+    // Both come by pipes of their own: what was said before may be read after.
+    await new Promise((wake) => setTimeout(wake, 50))
     const said = this.#stderr.trim()
     if (said === '' && /^}$/m.test(this.#stdout)) return
     throw new ProxyError(
@@ -105,7 +106,8 @@ export class TraceTable {
   }
 }
 
-async function checkTool(run: RunCommand): Promise<void> {
+/** Throws PREFLIGHT where there is no nft. */
+export async function checkTool(run: RunCommand = runCommand): Promise<void> {
   try {
     await run('nft', ['--version'])
   } catch (error) {

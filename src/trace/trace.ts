@@ -16,7 +16,7 @@ import type { Marking } from './marking.ts'
 import { openMonitor, type Monitor } from './monitor.ts'
 import { judgeFlow, type Tables, type Told, type TraceVerdict } from './outcome.ts'
 import { readRuleBook, type RuleBook } from './rule-book.ts'
-import { removeLeftTables, TraceTable } from './table.ts'
+import { checkTool, removeLeftTables, TraceTable } from './table.ts'
 
 export interface TraceRequest {
   /** As of `explain`. */
@@ -151,6 +151,7 @@ async function gather(
     if (event.kind !== 'rule' || event.handle === undefined) return
     if (book?.knows(event.family, event.table, event.chain, event.handle) === false) unknown.add(event)
   }
+  await checkTool()
   const left = await removeLeftTables()
   if (left.length > 0)
     findings.push(`removed what a killed trace had left: ${left.map((name) => `table ${name}`).join(', ')}`)
@@ -303,7 +304,8 @@ async function findConnections(
       if (found.size === wanted.size) break
     }
   } catch (error) {
-    findings.push(`/proc/net/ip_vs_conn cannot be read: ${describeError(error)}`)
+    const isWithout = error instanceof Error && 'code' in error && error.code === 'ENOENT'
+    if (!isWithout) findings.push(`/proc/net/ip_vs_conn cannot be read: ${describeError(error)}`)
   }
   return found
 }
