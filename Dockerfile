@@ -1,5 +1,5 @@
-# Two stages: the bundle is built with all of npm, the image has Node, the bundle, iptables, nftables to find what nftables mode left, and
-# iproute2 for news of the node's addresses.
+# Two stages: the bundle is built with all of npm, the image has Node, the bundle, iptables, nftables to find what nftables mode left
+# and for trace events, and iproute2 for news of the node's addresses.
 ARG BUILD_IMAGE=node:24-bookworm-slim
 ARG BASE_IMAGE=debian:bookworm-slim
 

@@ -1,6 +1,6 @@
 import type { CommandName } from './cli/commands.ts'
 import type { CommandLine } from './cli/flags.ts'
-import { runExplanation } from './explanation.ts'
+import { runExplanation, runTrace } from './explanation.ts'
 import { runDiff } from './inspect/diff.ts'
 import { runDoctor } from './inspect/doctor.ts'
 import { openInspection, type Inspection } from './inspect/setup.ts'
@@ -16,6 +16,7 @@ const runners: Readonly<Record<CommandName, Runner>> = {
   conns: async (inspection) => (await import('./inspect/planning.ts')).runConns(inspection),
   doctor: runDoctor,
   explain: runExplanation,
+  trace: runTrace,
   'support-bundle': async (inspection) => (await import('./inspect/planning.ts')).runSupportBundle(inspection),
 }
 

@@ -1,5 +1,5 @@
 /** Commands beside the daemon: each reads the kernel or the cluster's objects, and none needs the daemon alive. */
-export const commandNames = ['status', 'diff', 'plan', 'conns', 'doctor', 'explain', 'support-bundle'] as const
+export const commandNames = ['status', 'diff', 'plan', 'conns', 'doctor', 'explain', 'trace', 'support-bundle'] as const
 
 export type CommandName = (typeof commandNames)[number]
 
@@ -80,6 +80,35 @@ export const commands: Readonly<Record<CommandName, CommandSpec>> = {
     options: {
       output,
       from: { about: 'where the packet comes from: NAMESPACE/POD, an IP address, "outside" (the default) or "node"' },
+    },
+  },
+  trace: {
+    about:
+      'Follows live packets to a Service or an address, and says where they stop. It marks them in the kernel for that time. Exit code 1 where none came.',
+    short: 'live packets’ way, and where it stops',
+    argument: { name: 'TARGET', about: 'a Service, [NAMESPACE/]NAME[:PORT], or ADDRESS:PORT[/PROTOCOL]' },
+    options: {
+      output,
+      from: {
+        about:
+          'packets of this source alone: NAMESPACE/POD, an IP address, IP@LINK, "outside" or "node"; where absent, of any',
+      },
+      for: {
+        about: 'so long at most, 30s where absent',
+        form: { pattern: /^\d+(\.\d+)?(ms|s|m|h)(\d+(ms|s|m))*$/, allowed: 'a duration such as 30s or 2m' },
+      },
+      count: {
+        about: 'so many connections at most, 5 where absent',
+        form: { pattern: /^([1-9]\d?|100)$/, allowed: 'a number from 1 to 100' },
+      },
+      packets: {
+        about: 'what opens a connection and its answer, or all packets of a connection',
+        form: { pattern: /^(opening|all)$/, allowed: 'opening or all' },
+      },
+      'kernel-debug': {
+        about: "turn on the kernel's own messages of IPVS for that time, and show them",
+        isSwitch: true,
+      },
     },
   },
   'support-bundle': {

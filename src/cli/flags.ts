@@ -216,7 +216,12 @@ function readCommand(name: CommandName, words: readonly string[], values: Values
     const texts = given(values, option)
     if (texts.length === 0) continue
     const text = many ? texts.join(',') : texts.at(-1)!
-    if (isSwitch && text !== '') mistakes.push(`--${option} takes no value`)
+    if (isSwitch) {
+      const result = boolean.read(text === '' || boolean.fromText(text))
+      if (!('value' in result)) mistakes.push(`--${option}: ${JSON.stringify(text)} must be ${result.allowed}`)
+      else if (result.value) found.set(option, 'true')
+      continue
+    }
     if (form !== undefined && !form.pattern.test(text)) {
       mistakes.push(`--${option}: ${JSON.stringify(text)} must be ${form.allowed}`)
     }

@@ -4,6 +4,7 @@ import { attributes, be16, be32, ipAddress, nested, u32, u8, type AttributesOf }
 import type { Message } from '../netlink/connection.ts'
 import { errno, kernelError } from '../netlink/errno.ts'
 import { flowText, type UdpFlow } from './flows.ts'
+import type { TrackedConnection } from './tracked.ts'
 
 /** NFNL_SUBSYS_CTNETLINK of linux/netfilter/nfnetlink.h. */
 const subsystem = 1
@@ -55,10 +56,18 @@ export const entryAttributes = attributes('conntrack entry', {
   zone: [18, be16],
   filter: [25, nested(filterAttributes)],
 })
+/** The same with what a dump of very many does without. */
+const trackedAttributes = attributes('conntrack entry', {
+  reply: [2, nested(tupleAttributes)],
+  status: [3, be32],
+  timeout: [7, be32],
+  mark: [8, be32],
+})
 type EntryAttributes = AttributesOf<typeof entryAttributes>
 type IpAttributes = AttributesOf<typeof ipAttributes>
 
-function conntrackMessage(command: number, family: Family, value: EntryAttributes): Message {
+/** A message about one entry, or about all. */
+export function conntrackMessage(command: number, family: Family, value: EntryAttributes): Message {
   return {
     type: (subsystem << 8) | command,
     write: (writer) => {
@@ -96,7 +105,8 @@ export function removeMessage(flow: UdpFlow): Message {
   return conntrackMessage(commands.remove, family, { original: { ip, protocol }, id: flow.id, ...zone })
 }
 
-function fourBytes(address: Uint8Array): number {
+/** An IPv4 address as a number. */
+export function fourBytes(address: Uint8Array): number {
   return Buffer.from(address.buffer, address.byteOffset, 4).readUInt32BE(0)
 }
 
@@ -159,6 +169,24 @@ export function decodeFlow(payload: Buffer): UdpFlow | undefined {
   }
   const entry = entryAttributes.decode(payload, headerLength)
   return entry.original?.protocol?.number === udp ? new ObservedFlow(entry) : undefined
+}
+
+/** IPS_SEEN_REPLY of linux/netfilter/nf_conntrack_common.h. */
+const seenReply = 1 << 1
+
+/** An entry of any protocol with ports, in a payload after nlmsghdr. */
+export function decodeTracked(payload: Buffer): TrackedConnection {
+  const { reply, status = 0, mark = 0, timeout = 0 } = trackedAttributes.decode(payload, headerLength)
+  const ip = reply?.ip ?? incomplete('reply.ip')
+  return {
+    replySource: writtenAddress(ip.ipv4Source, ip.ipv6Source, 'reply.ip.source'),
+    replySourcePort: reply?.protocol?.sourcePort ?? incomplete('reply.protocol.sourcePort'),
+    replyDestination: writtenAddress(ip.ipv4Destination, ip.ipv6Destination, 'reply.ip.destination'),
+    replyDestinationPort: reply?.protocol?.destinationPort ?? incomplete('reply.protocol.destinationPort'),
+    isAnswered: (status & seenReply) !== 0,
+    mark,
+    expires: timeout,
+  }
 }
 
 /** A flow of its own, free of the buffer it was read from. */

@@ -163,7 +163,7 @@ async function step(
 }
 
 /** Targets that change nothing that counts here. */
-const harmless = new Set(
+export const harmless = new Set(
   'LOG NFLOG ULOG TRACE AUDIT TCPMSS TCPOPTSTRIP TOS DSCP ECN CHECKSUM CLASSIFY TEE SET RATEEST HMARK TTL HL IDLETIMER LED SECMARK CONNSECMARK'.split(
     ' ',
   ),
@@ -248,7 +248,7 @@ async function apply(
 type GoOn = (effect: string, after: Packet) => Taken
 
 /** "0x4000/0x4000": clears the mask's bits, then toggles the value's. */
-function xmark(text: string, before: number): number {
+export function xmark(text: string, before: number): number {
   const [value = '0', mask = '0xffffffff'] = text.split('/')
   return ((before & ~Number(mask)) ^ Number(value)) >>> 0
 }

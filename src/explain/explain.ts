@@ -7,7 +7,7 @@ import { destinationKey, serverKey, type ServerId } from '../model/virtual-serve
 import { portAt, type Cluster } from './cluster.ts'
 import { judgeEndpoints, type Eligibility } from './eligibility.ts'
 import type { KernelState, RouteAnswer } from './kernel-state.ts'
-import { judge, type Verdict } from './verdict.ts'
+import { judge, type Evidence, type Verdict } from './verdict.ts'
 import { mostDestinations, Walk, type Origin, type Way } from './walk.ts'
 import { compareWanted, planWanted, type Difference, type PlanSettings, type Wanted } from './wanted.ts'
 
@@ -49,8 +49,25 @@ export interface Explanation {
 /** Stands for any machine outside the cluster: addresses for documentation (RFC 5737, RFC 3849). */
 const somewhere: Readonly<Record<Family, string>> = { IPv4: '192.0.2.1', IPv6: '2001:db8:ffff::1' }
 
-/** Follows one packet through this node. Throws ProxyError CONFIG for a target or source that is none. */
-export async function explain(request: ExplainRequest, parts: ExplainParts): Promise<Explanation> {
+/** A target, and what the kernel and the cluster's objects have around it: what a packet to it is judged by. */
+export interface Survey {
+  readonly target: ServerId
+  readonly service: ServiceRecord | undefined
+  readonly kernel: KernelState
+  readonly wanted: Wanted | undefined
+  readonly places: Places
+  readonly differences: readonly Difference[] | undefined
+  readonly endpoints: readonly Eligibility[] | undefined
+  /** What could not be read or told so far; grows. */
+  readonly findings: string[]
+  /** The evidence of a packet that went these ways; `clients`: addresses whose older flows count, too. */
+  evidence(ways: readonly Way[], clients?: readonly string[]): Promise<Evidence>
+  /** Where a packet comes from, by what the command was given. Throws ProxyError CONFIG. */
+  origin(from: string): Promise<Origin>
+}
+
+/** Looks at a target. Throws ProxyError CONFIG for one that is none. */
+export async function survey(request: ExplainRequest, parts: ExplainParts): Promise<Survey> {
   const findings: string[] = []
   const asked = await resolveTarget(request, parts, findings)
   const { target } = asked
@@ -59,29 +76,59 @@ export async function explain(request: ExplainRequest, parts: ExplainParts): Pro
   const node = await noted('the Node', findings, async () => parts.cluster?.node())
   const service = asked.service ?? (await findService(target, parts, findings))
   const wanted = await planOf(service, target, node, kernel, parts, findings)
-  const facts = await placeFacts(kernel, node, wanted)
-  const origin = await resolveOrigin(request.from ?? 'outside', target, kernel, parts, facts, findings)
-  const ways = await new Walk(kernel, { origin, isOnNode: facts.isOnNode }).request(target)
+  const places = await placeFacts(kernel, node, wanted)
   const differences = wanted && (await compareWanted(wanted, target, kernel, parts.settings!, node?.podCIDRs ?? []))
   const isClusterIP = wanted?.service.clusterIPs.includes(target.address) ?? false
   const endpoints = wanted && judgeEndpoints(wanted.service, wanted.port, wanted.endpoints, wanted.facts, isClusterIP)
-  const server = await kernel.server(target)
-  const staleFlows = await findStaleFlows(server, kernel, findings)
-  const verdict = judge({
+  return {
     target,
-    ways,
+    service,
+    kernel,
+    wanted,
+    places,
     differences,
     endpoints,
-    isKnown: wanted !== undefined,
-    isService: wanted?.plan.servers.some((one) => serverKey(one.server) === serverKey(target)) ?? false,
-    hasServer: server !== undefined,
-    hasIpvs: !kernel.findings.some((text) => text.includes('ip_vs is not loaded')),
-    tracksIpvs: kernel.sysctl('net/ipv4/vs/conntrack') === '1',
-    staleFlows,
-    clients: origin.address === '' ? kernel.nodeAddresses : [origin.address],
-    isLocalPolicy: wanted !== undefined && (isClusterIP ? wanted.service.internalLocal : wanted.service.externalLocal),
-  })
-  findings.push(...unwalked(ways), ...foreignFindings(ways, kernel), ...sysctlFindings(kernel))
+    findings,
+    evidence: async (ways, clients = []) => {
+      const server = await kernel.server(target)
+      return {
+        target,
+        ways,
+        differences,
+        endpoints,
+        isKnown: wanted !== undefined,
+        isService: wanted?.plan.servers.some((one) => serverKey(one.server) === serverKey(target)) ?? false,
+        hasServer: server !== undefined,
+        hasIpvs: !kernel.findings.some((text) => text.includes('ip_vs is not loaded')),
+        tracksIpvs: kernel.sysctl('net/ipv4/vs/conntrack') === '1',
+        staleFlows: clients.length === 0 ? [] : await findStaleFlows(server, kernel, findings),
+        clients,
+        isLocalPolicy:
+          wanted !== undefined && (isClusterIP ? wanted.service.internalLocal : wanted.service.externalLocal),
+      }
+    },
+    origin: (from) => resolveOrigin(from, target, kernel, parts, places, findings),
+  }
+}
+
+/** Follows one packet through this node. Throws ProxyError CONFIG for a target or source that is none. */
+export async function explain(request: ExplainRequest, parts: ExplainParts): Promise<Explanation> {
+  return explainFrom(await survey(request, parts), request.from ?? 'outside')
+}
+
+/** The same where the target has been looked at already. */
+export async function explainFrom(surveyed: Survey, from: string): Promise<Explanation> {
+  const { target, kernel, wanted, places, differences, endpoints } = surveyed
+  const origin = await surveyed.origin(from)
+  const ways = await new Walk(kernel, { origin, isOnNode: places.isOnNode }).request(target)
+  const clients = origin.address === '' ? kernel.nodeAddresses : [origin.address]
+  const verdict = judge(await surveyed.evidence(ways, clients))
+  const findings = [
+    ...surveyed.findings,
+    ...unwalked(ways),
+    ...foreignFindings(ways, kernel),
+    ...sysctlFindings(kernel),
+  ]
   return {
     target,
     ...(wanted === undefined ? {} : { service: { key: wanted.service.key, port: wanted.port } }),
@@ -208,7 +255,7 @@ async function planOf(
   return slices && planWanted(service, port, slices, node, kernel, settings)
 }
 
-interface Places {
+export interface Places {
   /** Links towards other machines. */
   readonly uplinks: ReadonlySet<string>
   readonly isOnNode: (address: string, route: RouteAnswer) => boolean

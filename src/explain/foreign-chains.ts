@@ -6,9 +6,11 @@ import { flags, protocols } from '../netlink/header.ts'
 import type { ForeignChain } from './kernel-state.ts'
 
 /** NFNL_SUBSYS_NFTABLES of linux/netfilter/nfnetlink.h and NFT_MSG_GETCHAIN of linux/netfilter/nf_tables.h. */
-const getChain = (10 << 8) | 4
+export const getChain = (10 << 8) | 4
+/** Tables that `trace` makes while it runs; rules in them do nothing to packets but mark them to be told of. */
+export const traceTablePrefix = 'kube-ipvs-proxy-trace'
 /** struct nfgenmsg: family u8, version u8, resource be16. */
-const headerLength = 4
+export const headerLength = 4
 
 /** NFTA_HOOK_* and NFTA_CHAIN_* of linux/netfilter/nf_tables.h. */
 const hookAttributes = attributes('nftables hook', { number: [1, be32], priority: [2, be32] })
@@ -20,9 +22,9 @@ export const chainAttributes = attributes('nftables chain', {
   uses: [6, be32],
 })
 
-const hooks = ['PREROUTING', 'INPUT', 'FORWARD', 'OUTPUT', 'POSTROUTING']
+export const hooks = ['PREROUTING', 'INPUT', 'FORWARD', 'OUTPUT', 'POSTROUTING']
 /** NFPROTO_*. */
-const families = { inet: 1, IPv4: 2, IPv6: 10 } as const
+export const nftFamilies = { inet: 1, IPv4: 2, IPv6: 10 } as const
 
 /** Base chains of nftables that packets of a family pass and that are none of iptables'. */
 export async function readForeignChains(
@@ -46,14 +48,15 @@ export async function readForeignChains(
 /** A payload after nlmsghdr; undefined for what the family's packets do not pass, and for chains of iptables. */
 export function decodeForeignChain(payload: Buffer, family: Family): ForeignChain | undefined {
   const number = payload[0]
-  if (number !== families.inet && number !== families[family]) return undefined
+  if (number !== nftFamilies.inet && number !== nftFamilies[family]) return undefined
   const { table = '', name = '', hook, policy = 1, uses = 0 } = chainAttributes.decode(payload, headerLength)
   const at = hooks[hook?.number ?? -1]
   if (at === undefined) return undefined
-  const isIptables = number !== families.inet && hooks.includes(name) && iptablesTables.has(table)
+  const isIptables = number !== nftFamilies.inet && hooks.includes(name) && iptablesTables.has(table)
+  if (table.startsWith(traceTablePrefix)) return undefined
   // Without rules only its policy counts.
   if (isIptables || (uses === 0 && policy === 1)) return undefined
-  const kind = number === families.inet ? 'inet' : family === 'IPv4' ? 'ip' : 'ip6'
+  const kind = number === nftFamilies.inet ? 'inet' : family === 'IPv4' ? 'ip' : 'ip6'
   return {
     name: `${kind} ${table} ${name}`,
     hook: at,
@@ -62,4 +65,4 @@ export function decodeForeignChain(payload: Buffer, family: Family): ForeignChai
   }
 }
 
-const iptablesTables = new Set(['raw', 'mangle', 'nat', 'filter', 'security'])
+export const iptablesTables = new Set(['raw', 'mangle', 'nat', 'filter', 'security'])

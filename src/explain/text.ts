@@ -42,7 +42,8 @@ function heading({ target, service, origin }: Explanation): string {
   return `from ${origin.address || 'a process'} (${where}) to ${serverKey(target)}${name}`
 }
 
-function section(title: string, lines: readonly string[]): string[] {
+/** A list under its title; nothing where there is none. */
+export function section(title: string, lines: readonly string[]): string[] {
   return lines.length === 0 ? [] : ['', `${title}:`, ...lines.map((line) => `  ${line}`)]
 }
 
@@ -55,7 +56,8 @@ export function doubts(ways: readonly Way[]): string[] {
   return [...new Set(all.map(({ hit, why }) => `${hitText(hit)}: it cannot be told whether it matches (${why})`))]
 }
 
-function wayLines(way: Way): string[] {
+/** The steps of a way, numbered. */
+export function wayLines(way: Way): string[] {
   const lines: string[] = []
   let number = 0
   const add = (steps: readonly Step[]): void => {

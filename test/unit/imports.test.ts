@@ -25,6 +25,7 @@ const rooms: Record<string, string[]> = {
   explain: ['lib', 'model', 'netlink', 'ipvs', 'ipset', 'dummy', 'iptables', 'conntrack', 'kube', 'proxier'],
   wanted: ['config', 'dummy', 'health', 'ipset', 'iptables', 'ipvs', 'lib', 'model', 'proxier'],
   page: ['lib', 'model', 'reconcile', 'ipvs', 'metrics', 'health', 'proxier', 'explain'],
+  trace: ['lib', 'model', 'netlink', 'conntrack', 'explain', 'ipvs'],
   cli: ['config', 'lib'],
   inspect: [
     'cli',

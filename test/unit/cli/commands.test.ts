@@ -34,6 +34,19 @@ test.each<{ args: string[]; command: Record<string, unknown>; line?: Record<stri
     args: ['explain', 'default/web:http', '--from=pod/a', '-o', 'json'],
     command: { name: 'explain', argument: 'default/web:http', output: 'json' },
   },
+  {
+    args: ['trace', '--kernel-debug', 'default/web', '--for=1m30s', '--count=9'],
+    command: {
+      name: 'trace',
+      argument: 'default/web',
+      options: new Map([
+        ['for', '1m30s'],
+        ['count', '9'],
+        ['kernel-debug', 'true'],
+      ]),
+    },
+  },
+  { args: ['trace', 'web', '--kernel-debug=false'], command: { name: 'trace', options: new Map() } },
   { args: ['support-bundle', 'x.tar.gz'], command: { name: 'support-bundle', argument: 'x.tar.gz' } },
   {
     args: ['doctor', '-v=4', '--ipvs-scheduler=sh'],
@@ -57,6 +70,9 @@ test.each([
   [['conns', 'a', '--limit=many'], '--limit: "many" must be a whole number'],
   [['diff', '-o', 'yaml'], '--output: "yaml" must be text or json'],
   [['diff', '--output'], /Not enough arguments following: output/],
+  [['trace', 'web', '--for=soon'], '--for: "soon" must be a duration such as 30s or 2m'],
+  [['trace', 'web', '--count=0'], '--count: "0" must be a number from 1 to 100'],
+  [['trace', 'web', '--kernel-debug=loud'], '--kernel-debug: "loud" must be true or false'],
   [['diff', '--limit=5'], 'unknown flag --limit'],
   [['diff', '--manifest=x'], 'unknown flag --manifest; did you mean --manifests?'],
   [['status', '--cleanup'], '--cleanup does not go with a command'],

@@ -53,6 +53,23 @@ describe('messages', () => {
     expect(messages.decodeFlow(bytes('02000000'))).toBeUndefined()
   })
 
+  it('reads one entry of any protocol with ports, who answers whom and whether it was answered', () => {
+    expect(messages.decodeTracked(bytes(kernel.tcp))).toEqual({
+      replySource: '10.96.0.10',
+      replySourcePort: 53,
+      replyDestination: '10.244.0.9',
+      replyDestinationPort: 40000,
+      isAnswered: false,
+      mark: 0,
+      expires: 299,
+    })
+    expect(messages.decodeTracked(bytes(kernel.entries.nated))).toMatchObject({
+      replySource: '10.244.1.5',
+      isAnswered: true,
+    })
+    expect(() => messages.decodeTracked(bytes('02000000'))).toThrow(/reply\.ip is missing/)
+  })
+
   it.each(flows)('%s: a cut entry is refused', (name) => {
     const whole = bytes(kernel.entries[name])
     for (const end of [2, 6, 30, 55, whole.length - 10, whole.length - 5]) {

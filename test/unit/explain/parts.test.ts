@@ -309,6 +309,7 @@ function chainBytes(family: number, table: string, name: string, number: number,
 test.each<[name: string, bytes: Buffer, found: string | undefined]>([
   ['of firewalld', chainBytes(1, 'firewalld', 'filter_INPUT', 1, 1, 3), 'inet firewalld filter_INPUT INPUT accept'],
   ['of iptables-nft', chainBytes(2, 'filter', 'INPUT', 1, 1, 3), undefined],
+  ['of a trace that runs', chainBytes(2, 'kube-ipvs-proxy-trace-1-a', 'input_last', 1, 1, 3), undefined],
   ['without rules', chainBytes(1, 'mine', 'input', 1, 1, 0), undefined],
   ['without rules, policy drop', chainBytes(1, 'mine', 'input', 1, 0, 0), 'inet mine input INPUT drop'],
   ['of the other family', chainBytes(10, 'mine', 'input', 1, 0, 0), undefined],
