@@ -42,6 +42,7 @@ const rooms: Record<string, string[]> = {
     'open.ts',
     'preflight.ts',
     'proxier',
+    'read-config.ts',
     'settings.ts',
     'wanted',
   ],
