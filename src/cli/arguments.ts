@@ -1,3 +1,5 @@
+import { parseArgs, type ParseArgsOptionsConfig } from 'node:util'
+
 /** What flags there are. */
 export interface Grammar {
   /** By name without dashes: one with a value, or one that may stand alone and has its value behind "=". */
@@ -16,36 +18,37 @@ export interface Arguments {
 
 /**
  * Arguments as kube-proxy's library (pflag) takes them: --flag=value, --flag value, -f value, "--" before words that are no
- * flags. Every command begins here, so that nothing is loaded for it.
+ * flags.
  */
 export function readArguments(args: readonly string[], { flags, short }: Grammar): Arguments {
+  const options: ParseArgsOptionsConfig = {}
+  for (const [name, kind] of flags) {
+    const letter = name.length === 1 ? name : Object.entries(short).find(([, long]) => long === name)?.[0]
+    options[name] = {
+      type: kind === 'value' ? 'string' : 'boolean',
+      ...(letter === undefined ? {} : { short: letter }),
+    }
+  }
+  const { tokens } = parseArgs({ args: [...args], options, strict: false, allowPositionals: true, tokens: true })
   const values = new Map<string, string[]>()
   const words: string[] = []
   const unfinished: string[] = []
-  const rest = [...args]
-  for (let arg = rest.shift(); arg !== undefined; arg = rest.shift()) {
-    if (arg === '--') {
-      words.push(...rest.splice(0))
-      break
-    }
-    const [, given, value] = /^--?([^=-][^=]*)(?:=(.*))?$/s.exec(arg) ?? []
-    if (given === undefined) {
-      words.push(arg)
-      continue
-    }
-    const name = Object.hasOwn(short, given) ? short[given]! : given
+  for (const token of tokens) {
+    if (token.kind === 'positional') words.push(token.value)
+    if (token.kind !== 'option') continue
+    const { name, value } = token
     const all = values.get(name) ?? []
     values.set(name, all)
-    if (value !== undefined) all.push(value)
-    else if (flags.get(name) === 'switch' || !isValue(rest[0])) {
-      if (flags.get(name) === 'value') unfinished.push(name)
-      all.push('')
-    } else all.push(rest.shift()!)
+    if (flags.get(name) === 'value' && (value === undefined || (!token.inlineValue && isFlag(value)))) {
+      unfinished.push(name)
+    }
+    // "-v=2": behind a letter the sign is part of the value for Node.
+    all.push((token.rawName.startsWith('--') ? value : value?.replace(/^=/, '')) ?? '')
   }
   return { values, words, unfinished }
 }
 
-/** A number below zero is none of the flags. */
-function isValue(word: string | undefined): boolean {
-  return word !== undefined && (!word.startsWith('-') || word === '-' || /^-\d/.test(word))
+/** Whether what stands where a value should be is the next flag; a number below zero is none. */
+function isFlag(word: string): boolean {
+  return word.startsWith('-') && word !== '-' && !/^-\d/.test(word)
 }

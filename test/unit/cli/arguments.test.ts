@@ -19,14 +19,7 @@ test.each<{ args: string[]; values?: [string, string[]][]; words?: string[]; unf
   { args: ['--config='], values: [['config', ['']]] },
   { args: ['--config', '-5'], values: [['config', ['-5']]] },
   { args: ['--config', '-'], values: [['config', ['-']]] },
-  {
-    args: ['--config', '--cleanup'],
-    values: [
-      ['config', ['']],
-      ['cleanup', ['']],
-    ],
-    unfinished: ['config'],
-  },
+  { args: ['--config', '--cleanup'], values: [['config', ['--cleanup']]], unfinished: ['config'] },
   { args: ['--config'], values: [['config', ['']]], unfinished: ['config'] },
   { args: ['--cleanup', 'false'], values: [['cleanup', ['']]], words: ['false'] },
   { args: ['--cleanup=false'], values: [['cleanup', ['false']]] },
@@ -39,9 +32,10 @@ test.each<{ args: string[]; values?: [string, string[]][]; words?: string[]; unf
     ],
   },
   { args: ['a', '-', '--', '--config', 'b'], words: ['a', '-', '--config', 'b'] },
-  { args: ['--unknown', 'x', 'y'], values: [['unknown', ['x']]], words: ['y'] },
+  { args: ['--unknown', 'x', 'y'], values: [['unknown', ['']]], words: ['x', 'y'] },
+  { args: ['--unknown=x'], values: [['unknown', ['x']]] },
   { args: ['--constructor=1'], values: [['constructor', ['1']]] },
-  { args: ['---x', '--=y'], words: ['---x', '--=y'] },
+  { args: ['---x'], values: [['-x', ['']]] },
 ])('$args', ({ args, values = [], words = [], unfinished = [] }) => {
   expect(readArguments(args, grammar)).toEqual({ values: new Map(values), words, unfinished })
 })
