@@ -9,7 +9,7 @@ import { ExplainLab } from './lab.ts'
 import { probeOf, setUps, shapes, type Ask, type Name } from './set-ups.ts'
 
 /** The beginning of a campaign that scripts/verify-long.sh runs whole. */
-const campaign = { seed: 1, combinations: 60, perState: 15 }
+const campaign = { seed: 1, combinations: 60, perState: 10 }
 const random = randomServices(campaign.seed, 10, 100)
 
 let lab: ExplainLab
@@ -32,7 +32,10 @@ async function mistakes(asks: readonly Ask[]): Promise<string[]> {
 const targets = ['clusterIP', 'loadBalancer', 'externalIP', 'node-a'] as const
 const askers = ['client', 'a1', 'node-a', 'b1'] as const
 
-test.each(Object.keys(shapes) as Name[])('in good order: %s', async (to) => {
+/** The others are broken by themselves, or are among the random ones. */
+const goodOrder: readonly Name[] = ['web', 'near', 'far', 'self', 'nobody', 'ranged', 'host', 'hostB']
+
+test.each(goodOrder)('in good order: %s', async (to) => {
   const transports = 'ports' in shapes[to] ? (['TCP'] as const) : (['TCP', 'UDP'] as const)
   const asks = families.flatMap((family) =>
     transports.flatMap((transport) =>

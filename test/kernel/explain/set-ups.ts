@@ -256,7 +256,6 @@ const rules: readonly SetUp[] = [
       from: 'client',
       code: 'redirected-by-foreign-rule',
       says: 'DNAT to 10.244.1.99:8080',
-      doctor: ['leftovers', 'KUBE-SEP-ABCDEFGHIJKLMNOP'],
     },
   ),
   changed(
@@ -279,7 +278,6 @@ const rules: readonly SetUp[] = [
     from: 'client',
     code: 'dropped-by-policy',
     says: 'dropped in filter INPUT by its policy (DROP)',
-    doctor: ['input-drop', 'INPUT of table filter has the policy DROP'],
   }),
   changed('a policy of INPUT, the node asks: the answer', 'iptables -P INPUT DROP', 'iptables -P INPUT ACCEPT', {
     from: 'node-a',
@@ -301,7 +299,6 @@ const rules: readonly SetUp[] = [
     to: 'hostB',
     code: 'rule-missing',
     says: 'chain PREROUTING of table nat lacks the rule',
-    doctor: ['drift', '1 things differ'],
   }),
   changed(
     'a chain of nftables drops',
@@ -486,7 +483,6 @@ const kernelState: readonly SetUp[] = [
     family: 'IPv6',
     code: 'ip-forward-off',
     says: 'net/ipv6/conf/all/forwarding',
-    doctor: ['ip-forward', 'net.ipv6.conf.all.forwarding is 0'],
   }),
   switchedOff('a bridge without netfilter', 'net.bridge.bridge-nf-call-iptables', {
     from: 'a2',
