@@ -200,7 +200,13 @@ export async function runSession(shared: Shared, prepared: Prepared, signal: Abo
     const path = config['kubeIpvsProxy.statusSocket']
     if (path !== '') {
       const identity = (): Promise<DaemonIdentity> =>
-        identityOf(shared, prepared, { proxiers, hasSynced: (family) => !unsynced.has(family) })
+        identityOf({
+          ...shared,
+          config,
+          trouble: () => source.trouble(),
+          proxiers,
+          hasSynced: (family) => !unsynced.has(family),
+        })
       const routes = wantedRoutes(identity, wanted)
       servers.push(new HttpServer({ name: 'status', at: { path }, hardFail: false, log, routes }))
     }

@@ -4,7 +4,6 @@ import { attributes, be16, be32, ipAddress, nested, u32, u8, type AttributesOf }
 import type { Message } from '../netlink/connection.ts'
 import { errno, kernelError } from '../netlink/errno.ts'
 import { flowText, type UdpFlow } from './flows.ts'
-import type { TrackedConnection } from './tracked.ts'
 
 /** NFNL_SUBSYS_CTNETLINK of linux/netfilter/nfnetlink.h. */
 const subsystem = 1
@@ -173,6 +172,20 @@ export function decodeFlow(payload: Buffer): UdpFlow | undefined {
 
 /** IPS_SEEN_REPLY of linux/netfilter/nf_conntrack_common.h. */
 const seenReply = 1 << 1
+
+/** What connection tracking has of one connection. */
+export interface TrackedConnection {
+  /** Who answers, and whom. */
+  readonly replySource: string
+  readonly replySourcePort: number
+  readonly replyDestination: string
+  readonly replyDestinationPort: number
+  /** IPS_SEEN_REPLY. */
+  readonly isAnswered: boolean
+  readonly mark: number
+  /** Seconds until it is forgotten. */
+  readonly expires: number
+}
 
 /** An entry of any protocol with ports, in a payload after nlmsghdr. */
 export function decodeTracked(payload: Buffer): TrackedConnection {

@@ -1,7 +1,7 @@
 import { addressBytes, type Family, type Protocol } from '../model/address.ts'
 import type { Connection } from '../netlink/connection.ts'
 import { errno, kernelError } from '../netlink/errno.ts'
-import { commands, conntrackMessage, decodeTracked, fourBytes } from './messages.ts'
+import { commands, conntrackMessage, decodeTracked, fourBytes, type TrackedConnection } from './messages.ts'
 
 /** The original direction of a connection: from a client to what it believes to talk to. */
 export interface Asked {
@@ -11,20 +11,6 @@ export interface Asked {
   readonly sourcePort: number
   readonly destination: string
   readonly destinationPort: number
-}
-
-/** What connection tracking has of one connection. */
-export interface TrackedConnection {
-  /** Who answers, and whom. */
-  readonly replySource: string
-  readonly replySourcePort: number
-  readonly replyDestination: string
-  readonly replyDestinationPort: number
-  /** IPS_SEEN_REPLY. */
-  readonly isAnswered: boolean
-  readonly mark: number
-  /** Seconds until it is forgotten. */
-  readonly expires: number
 }
 
 const numbers: Readonly<Record<Protocol, number>> = { TCP: 6, UDP: 17, SCTP: 132 }
