@@ -148,6 +148,11 @@ async function answered(
   const { destination } = request
   const isReset = /\brst\b/.test(reply!.last.flags)
   const seen = request.last.source
+  if (destination === undefined && request.hooks.includes('FORWARD')) {
+    const text = `leaves by ${request.last.outLink} as ${seenText(request.last)}, and is ${isReset ? 'refused with RST' : 'answered'}`
+    const answer = isReset ? 'refused' : 'answered'
+    return by({ code: 'routed-on', answer, direction: 'request', place: 'routing', text })
+  }
   if (destination === undefined) {
     const where = serverKey(target)
     const text = isReset
