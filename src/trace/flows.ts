@@ -80,7 +80,7 @@ export class Flows {
   #begin(event: TraceEvent, packet: SeenPacket): Flow | undefined {
     const { variant, id, family, table, chain } = event
     if (variant === 'legacy' && !this.#isNewLegacy(event)) return this.#byId.get(id)
-    const flow = this.#flowOf(id, packet)
+    const flow = this.#flowOf(event, packet)
     if (flow === undefined) {
       this.stray++
       return undefined
@@ -99,25 +99,28 @@ export class Flows {
     return open === undefined || open.table !== table || open.chain !== chain
   }
 
-  #flowOf(id: string, packet: SeenPacket): Flow | undefined {
+  #flowOf({ id, table, chain }: TraceEvent, packet: SeenPacket): Flow | undefined {
     const { address, port } = this.#target
     const { source, sourcePort, destination, destinationPort } = packet
     if (packet.protocol === 'ICMP') return this.#flowOfError(packet)
-    if (destination === address && destinationPort === port) {
-      const key = `${source} ${sourcePort}`
-      const flow: Flow = this.#byClient.get(key) ?? { client: source, clientPort: sourcePort, journeys: [] }
-      this.#byClient.set(key, flow)
-      this.#byPair.set(forwards(packet), flow)
-      return flow
-    }
-    const flow =
+    const known =
       this.#byPair.get(forwards(packet)) ??
       this.#byPair.get(backwards(packet)) ??
       this.#byClient.get(`${source} ${sourcePort}`) ??
-      this.#byClient.get(`${destination} ${destinationPort}`) ??
-      this.#byId.get(id)
-    if (flow !== undefined) this.#byPair.set(isRequest(flow, packet) ? forwards(packet) : backwards(packet), flow)
-    return flow
+      this.#byClient.get(`${destination} ${destinationPort}`)
+    // Only where packets are marked a flow begins: behind that the same may be masqueraded, and go to the target still.
+    const isBeginning = table === this.#table && chain.endsWith('_first')
+    const isAsked = destination === address && destinationPort === port
+    const flow = known ?? (isBeginning && isAsked ? undefined : this.#byId.get(id))
+    if (flow !== undefined) {
+      this.#byPair.set(isRequest(flow, packet) ? forwards(packet) : backwards(packet), flow)
+      return flow
+    }
+    if (!isAsked) return undefined
+    const begun: Flow = { client: source, clientPort: sourcePort, journeys: [] }
+    this.#byClient.set(`${source} ${sourcePort}`, begun)
+    this.#byPair.set(forwards(packet), begun)
+    return begun
   }
 
   /** An ICMP error names no port here: it is of the last flow that was sent to who tells it, and has had no answer. */

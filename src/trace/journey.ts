@@ -61,9 +61,24 @@ function isTarget({ destination, destinationPort }: SeenPacket, { address, port 
   return destination === address && destinationPort === port
 }
 
+/** ICMP and ICMPv6 errors by type and code, as numbers: RFC 792, RFC 1812, RFC 4443. */
+const errors: Readonly<Record<string, string>> = {
+  '3 0': 'network unreachable',
+  '3 1': 'host unreachable',
+  '3 3': 'port unreachable',
+  '3 4': 'fragmentation needed',
+  '3 9': 'network prohibited',
+  '3 10': 'host prohibited',
+  '3 13': 'administratively prohibited',
+  '1 0': 'no route',
+  '1 1': 'administratively prohibited',
+  '1 3': 'address unreachable',
+  '1 4': 'port unreachable',
+}
+
 /** "192.168.60.9:40000 → 10.96.0.1:80/TCP" */
 export function seenText({ protocol, source, sourcePort, destination, destinationPort, flags }: SeenPacket): string {
-  if (protocol === 'ICMP') return `ICMP ${flags}, ${source} → ${destination}`
+  if (protocol === 'ICMP') return `ICMP ${errors[flags] ?? flags}, ${source} → ${destination}`
   const from = destinationKey({ address: source, port: sourcePort })
   return `${from} → ${destinationKey({ address: destination, port: destinationPort })}/${protocol}`
 }

@@ -18,8 +18,13 @@ export interface Marking {
   readonly packets: 'opening' | 'all'
 }
 
-/** Requests marked each second at most, answers twice as many; each is told of by some dozens of events. */
+/** Requests marked each second at most; each is told of by some dozens of events. */
 export const requestsPerSecond = 20
+/**
+ * Answers likewise. There are as many as requests, but where clients use their ports again at once: then answers of later
+ * connections must not take the place of those that are waited for.
+ */
+const answersPerSecond = 200
 
 const nftFamilies = { IPv4: 'ip', IPv6: 'ip6' } as const
 
@@ -104,7 +109,7 @@ export function markCommands(marking: Marking, name: string): string[] {
   const request = `${limit(requestsPerSecond)} add @flows { ${ip} saddr . ${l4} sport } ${follow}`
   return [
     ...['prerouting_tracked', 'output_tracked'].flatMap((chain) => [
-      `add rule ${table} ${chain} ${answer} ${limit(2 * requestsPerSecond)} ${follow}`,
+      `add rule ${table} ${chain} ${answer} ${limit(answersPerSecond)} ${follow}`,
       `add rule ${table} ${chain} ${error} ${limit(requestsPerSecond)} ${follow}`,
     ]),
     ...(marking.comesIn ? [`add rule ${table} prerouting_first${links} ${ofTarget} ${request}`] : []),

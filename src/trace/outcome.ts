@@ -16,6 +16,8 @@ export type TraceCode =
   | 'no-packet'
   /** The destination was sent it, and nothing came back. */
   | 'no-answer'
+  /** The kernel's tables say that it was answered, and the answer was not seen. */
+  | 'answer-unseen'
   /** The destination, or somebody on the way to it, refused. */
   | 'refused-by-endpoint'
   /** Seen last where nothing says what became of it. */
@@ -88,7 +90,7 @@ export async function judgeFlow(
   }
   if (checkpoint === 'input_last') {
     const where = destinationKey({ address: last.destination, port: last.destinationPort })
-    return { way, verdict: silent(`it was delivered to this node itself (${where}), and nothing came back`, tables) }
+    return { way, verdict: silent(`it was delivered to this node itself (${where}), and no answer was seen`, tables) }
   }
   return lost(way, `seen last in ${request.lastPlace}, ${seenText(last)}`, hint)
 }
@@ -148,6 +150,11 @@ async function answered(
   const { destination } = request
   const isReset = /\brst\b/.test(reply!.last.flags)
   const seen = request.last.source
+  if (destination === undefined && request.hooks.includes('FORWARD')) {
+    const text = `leaves by ${request.last.outLink} as ${seenText(request.last)}, and is ${isReset ? 'refused with RST' : 'answered'}`
+    const answer = isReset ? 'refused' : 'answered'
+    return by({ code: 'routed-on', answer, direction: 'request', place: 'routing', text })
+  }
   if (destination === undefined) {
     const where = serverKey(target)
     const text = isReset
@@ -215,8 +222,10 @@ function tablesText({ ipvs, conntrack }: Tables): string {
 function silent(text: string, tables: Tables): TraceVerdict {
   const isAnswered =
     tables.conntrack?.isAnswered === true || /^(ESTABLISHED|FIN_WAIT|TIME_WAIT)/.test(tables.ipvs?.state ?? '')
-  const but = isAnswered ? '; an answer must have come by another way, or before' : ''
-  return { code: 'no-answer', answer: 'nothing', text: `${text}${tablesText(tables)}${but}`, isCertain: !isAnswered }
+  if (!isAnswered)
+    return { code: 'no-answer', answer: 'nothing', text: `${text}${tablesText(tables)}`, isCertain: true }
+  const why = 'it was answered all the same: more answers came at once than are followed, or it came untracked'
+  return { code: 'answer-unseen', answer: 'answered', text: `${text}${tablesText(tables)}; ${why}`, isCertain: false }
 }
 
 async function unanswered(
@@ -226,9 +235,10 @@ async function unanswered(
 ): Promise<TraceVerdict> {
   const { last } = request
   const key = destinationKey(request.destination!)
-  const text = `sent to ${key} by ${last.outLink} as ${last.source}, and no answer came back to this node`
+  const text = `sent to ${key} by ${last.outLink} as ${last.source}, and no answer was seen on this node`
   const advice = `see whether it arrives there: is the pod alive, is there a network policy, is there a route from it to ${last.source}?`
   const verdict = silent(text, tables)
+  if (verdict.code === 'answer-unseen') return verdict
   return { ...verdict, advice, text: `${verdict.text}${await cause(hint)}` }
 }
 
