@@ -1,5 +1,7 @@
 import { defineConfig } from 'vitest/config'
 
+const prometheus = 'test/kernel/daemon/monitoring.test.ts'
+
 export default defineConfig({
   test: {
     projects: [
@@ -11,10 +13,20 @@ export default defineConfig({
         test: { name: 'browser', include: ['test/browser/**/*.test.ts'], testTimeout: 300_000, hookTimeout: 300_000 },
       },
       {
+        // In the guest, by verify:long: Prometheus takes minutes to see everything happen.
+        test: {
+          name: 'prometheus',
+          include: [prometheus],
+          testTimeout: 300_000,
+          hookTimeout: 600_000,
+        },
+      },
+      {
         // In the guest: one process, files one after the other, for starting processes is dear there.
         test: {
           name: 'kernel',
           include: ['test/kernel/**/*.test.ts'],
+          exclude: [prometheus],
           pool: 'threads',
           isolate: false,
           fileParallelism: false,

@@ -155,6 +155,23 @@ export async function eventually<T>(what: string, probe: () => T | Promise<T>, l
   }
 }
 
+/**
+ * Takes IPVS out of the kernel, with its schedulers and the match of iptables. Namespaces of other tests may still be on
+ * their way out, and their rules and servers hold the modules.
+ */
+export async function unloadIpvs(): Promise<void> {
+  await eventually('ip_vs to be unloaded', () => {
+    const loaded = run('sh', '-c', "awk '/^(xt_ipvs|ip_vs)/ { print $1 }' /proc/modules").split('\n').filter(Boolean)
+    if (loaded.length === 0) return true
+    try {
+      run('modprobe', '-r', '-a', ...loaded)
+    } catch {
+      // Tried again.
+    }
+    return false
+  })
+}
+
 /** Objects as a manifest file. */
 export async function writeManifest(folder: string, name: string, ...objects: unknown[]): Promise<void> {
   await writeFile(join(folder, name), JSON.stringify({ kind: 'List', apiVersion: 'v1', items: objects }))

@@ -12,6 +12,7 @@ import {
   serviceObject,
   sliceObject,
   temporaryFolder,
+  unloadIpvs,
   writeManifest,
 } from '../lab.ts'
 
@@ -86,13 +87,7 @@ describe('a start that cannot be ends with one clear error', () => {
     // The module loader is switched off and ip_vs taken out: what a kernel without it looks like.
     const loader = run('sysctl', '-n', 'kernel.modprobe').trim()
     try {
-      const loaded = run('lsmod')
-        .split('\n')
-        .map((line) => line.split(' ')[0]!)
-      for (const module of loaded.filter((name) => name.startsWith('ip_vs_'))) run('rmmod', module)
-      // The rules of other tests may use it.
-      if (loaded.includes('xt_ipvs')) run('rmmod', 'xt_ipvs')
-      if (loaded.includes('ip_vs')) run('rmmod', 'ip_vs')
+      await unloadIpvs()
       expect(existsSync('/proc/net/ip_vs')).toBe(false)
       execFileSync('sysctl', ['-qw', 'kernel.modprobe=/bin/false'])
       const daemon = new Daemon(namespace, [`--manifests=${folder.path}`])

@@ -3,13 +3,13 @@ import { existsSync } from 'node:fs'
 import { rm, writeFile } from 'node:fs/promises'
 import { afterAll, beforeAll, expect, test } from 'vitest'
 import {
-  eventually,
   Namespace,
   nodeObject,
   run,
   serviceObject,
   sliceObject,
   temporaryFolder,
+  unloadIpvs,
   writeManifest,
 } from '../lab.ts'
 import { Explainer } from './lab.ts'
@@ -21,22 +21,9 @@ const nodeIP = '192.168.71.1'
 let node: Namespace
 let folder: { path: string; remove: () => Promise<void> }
 
-function tryTo(command: string, ...args: string[]): boolean {
-  try {
-    run(command, ...args)
-    return true
-  } catch {
-    return false
-  }
-}
-
 beforeAll(async () => {
   await writeFile(refusal, 'install ip_vs /bin/false\ninstall ip_vs_sh /bin/false\n')
-  // Namespaces of other tests may still be on their way out, and their rules and servers hold the modules.
-  await eventually('ip_vs to be unloaded', () => {
-    const loaded = run('sh', '-c', "awk '/^(xt_ipvs|ip_vs)/ { print $1 }' /proc/modules").split('\n').filter(Boolean)
-    return loaded.length === 0 || (tryTo('modprobe', '-r', '-a', ...loaded) && false)
-  })
+  await unloadIpvs()
   folder = await temporaryFolder()
   await writeManifest(folder.path, 'node.json', nodeObject('bare', nodeIP))
   const web = serviceObject({ name: 'web', clusterIP: '10.96.7.1' })
