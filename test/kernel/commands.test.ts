@@ -113,7 +113,7 @@ describe('diff', () => {
     expect(text).toMatchObject({ status: 0, stdout: expect.stringMatching(/^The kernel is as wanted\.\n/) })
   })
 
-  test.each<{ name: string; tamper: string[]; found: string; undo: string[] }>([
+  const changes: readonly { name: string; tamper: string[]; found: string; undo: string[] }[] = [
     {
       name: 'a set entry',
       tamper: ['ipset', 'del', 'KUBE-CLUSTER-IP', '10.96.7.1,tcp:80'],
@@ -170,9 +170,9 @@ describe('diff', () => {
     },
     {
       name: 'a weight',
-      tamper: ['ipvsadm', '-e', '-t', '10.96.7.1:80', '-r', '10.244.1.2:8080', '-m', '-w', '0'],
-      found: 'ipvs weight 10.244.1.2:8080 of virtual server 10.96.7.1:80/TCP changed',
-      undo: ['ipvsadm', '-e', '-t', '10.96.7.1:80', '-r', '10.244.1.2:8080', '-m', '-w', '1'],
+      tamper: ['ipvsadm', '-e', '-t', '10.96.7.1:80', '-r', '10.244.1.3:8080', '-m', '-w', '0'],
+      found: 'ipvs weight 10.244.1.3:8080 of virtual server 10.96.7.1:80/TCP changed',
+      undo: ['ipvsadm', '-e', '-t', '10.96.7.1:80', '-r', '10.244.1.3:8080', '-m', '-w', '1'],
     },
     {
       name: 'an address',
@@ -180,10 +180,15 @@ describe('diff', () => {
       found: 'dummy address 10.96.7.1 on kube-ipvs0 missing',
       undo: ['ip', 'address', 'add', '10.96.7.1/32', 'dev', 'kube-ipvs0'],
     },
-  ])('names $name that somebody has changed, and nothing once it is put back', ({ tamper, found, undo }) => {
-    node.run(tamper[0]!, ...tamper.slice(1))
-    expect(diff()).toEqual({ status: 1, found: [found] })
-    node.run(undo[0]!, ...undo.slice(1))
+  ]
+  test('names all that somebody has changed, and nothing once it is put back', () => {
+    for (const { tamper } of changes) node.run(tamper[0]!, ...tamper.slice(1))
+    const { status, found } = diff()
+    expect({ status, found: found.toSorted() }).toEqual({
+      status: 1,
+      found: changes.map((change) => change.found).toSorted(),
+    })
+    for (const { undo } of changes) node.run(undo[0]!, ...undo.slice(1))
     expect(diff()).toEqual({ status: 0, found: [] })
   })
 })
