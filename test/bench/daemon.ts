@@ -165,6 +165,7 @@ export class Daemon {
   }
 
   async stop(signal: NodeJS.Signals = 'SIGTERM'): Promise<void> {
+    if (this.#exit !== undefined) return
     const exit = once(this.#child, 'exit')
     this.#child.kill(signal)
     await exit

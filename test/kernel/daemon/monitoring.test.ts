@@ -141,7 +141,10 @@ const isAnswered = (query: string): boolean =>
 async function makeEverythingHappen(): Promise<void> {
   const { namespace } = cluster
   const queries = [...new Set(allQueries().map(([, query]) => query))]
-  // Two connections that stay, one at each endpoint; the second endpoint then goes.
+  // Two connections that stay, one at each endpoint; the second endpoint goes in the first round.
+  const both = sliceObject('web', endpoints) as KubeObject
+  cluster.tell({ put: both })
+  await eventually('both endpoints', () => endpoints.every((one) => namespace.run('ipvsadm', '-Ln').includes(one)))
   for (let i = 0; i < 2; i++) {
     children.push(namespace.spawn('socat', ['-T600', 'EXEC:sleep 600', `TCP4:${clusterIP}:80`]))
   }
