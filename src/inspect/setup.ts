@@ -42,6 +42,8 @@ export async function openInspection(given: CommandLine): Promise<Inspection> {
   const command = given.command!
   const isWhole = wholeLooks.has(command.name)
   const copy = isWhole ? copyProcFile() : Promise.resolve(undefined)
+  // It may fail before anybody asks for it, who then hears why.
+  copy.catch(() => {})
   const { line, config, daemon } = await settle(given, isWhole)
   const nodeName = nodeNameOf(config)
   const { manifests, master } = line

@@ -22,7 +22,8 @@ export interface Answer {
 }
 
 const [, , folder = '', ...flags] = process.argv
-const inspection = await openInspection(await parseFlags(['doctor', `--manifests=${folder}`, ...flags]))
+const line = await parseFlags(['doctor', `--manifests=${folder}`, ...flags])
+const inspection = await openInspection(line)
 const { nodeName, settings, notes } = inspection
 const cluster = await manifestCluster(folder, nodeName, notes)
 
@@ -45,6 +46,8 @@ async function explainAll(requests: readonly ExplainRequest[]): Promise<readonly
 
 function doctor(): Promise<readonly Finding[]> {
   return withKernel(async (kernel) => {
+    // What it has copied of the kernel's state serves once.
+    const inspection = await openInspection(line)
     const proxy = await proxyOf(inspection)
     return examine(await readFacts(inspection, kernel, await lookAtKernel(inspection, kernel), proxy))
   })
