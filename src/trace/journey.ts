@@ -133,8 +133,11 @@ export function tell(journey: Journey, book: RuleBook, target: ServerId, table: 
       if (told.hits.length > 0) step(place, '', told.hits)
       if (told.by !== undefined) end = ended(told.by, direction, place, packet)
     } else mark = markOf(traversal.events) ?? mark
-    if (isOwn && traversal.chain === 'postrouting_last' && end === undefined)
-      step('sent', sentText(packet, direction, traversals, target))
+    if (isOwn && end === undefined) {
+      if (traversal.chain === 'postrouting_last') step('sent', sentText(packet, direction, traversals, target))
+      if (traversal.chain === 'input_last')
+        step('delivered', `to a process of this node: ${homeText(packet, direction, traversals, target)}`)
+    }
     previous = { hook, packet }
   }
   const at = split ?? steps.length
@@ -157,14 +160,24 @@ function sentText(
   traversals: readonly Traversal[],
   target: ServerId,
 ): string {
-  const by = `by ${packet.outLink} as ${seenText(packet)}`
+  const by = `by ${packet.outLink} as`
+  if (direction === 'reply') return `${by} ${homeText(packet, direction, traversals, target)}`
   const first = traversals[0]!.packet
-  if (direction === 'reply') {
-    const isOwn = packet.source === target.address && packet.sourcePort === target.port
-    return isOwn && first.source !== packet.source ? `${by}: IPVS gave it its service address back` : by
-  }
   const isMasqueraded = packet.source !== first.source || packet.sourcePort !== first.sourcePort
-  return `${by}: ${isMasqueraded ? `masqueraded, ${first.source} became ${packet.source}` : 'source kept'}`
+  const how = isMasqueraded ? `masqueraded, ${first.source} became ${packet.source}` : 'source kept'
+  return `${by} ${seenText(packet)}: ${how}`
+}
+
+/** A packet where it leaves our sight; of an answer, whether it has the address that was asked. */
+function homeText(
+  packet: SeenPacket,
+  direction: Journey['direction'],
+  traversals: readonly Traversal[],
+  target: ServerId,
+): string {
+  const isOwn = packet.source === target.address && packet.sourcePort === target.port
+  const isBack = direction === 'reply' && isOwn && traversals[0]!.packet.source !== packet.source
+  return `${seenText(packet)}${isBack ? ': IPVS gave it its service address back' : ''}`
 }
 
 function ended(by: Hit, direction: Journey['direction'], place: string, packet: SeenPacket): End {

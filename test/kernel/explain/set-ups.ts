@@ -193,6 +193,12 @@ const rules: readonly SetUp[] = [
     code: 'dropped-by-foreign-rule',
     says: 'raw PREROUTING',
   }),
+  ruled('a datagram of the node, dropped before IPVS takes it: EPERM', `-t mangle OUTPUT -d ${vip1} -j DROP`, {
+    from: 'node-a',
+    transport: 'UDP',
+    code: 'dropped-by-foreign-rule',
+    says: 'dropped in mangle OUTPUT',
+  }),
   ruled('NOTRACK, a remote endpoint', '-t raw PREROUTING -p tcp --dport 80 -j NOTRACK', {
     from: 'client',
     to: 'hostB',

@@ -73,7 +73,10 @@ const ask = {
   udp: ({ address, port, source, sourcePort, timeout }) =>
     new Promise((done) => {
       const socket = createSocket(six(address) ? 'udp6' : 'udp4')
+      let isOpen = true
       const end = (answer) => {
+        if (!isOpen) return
+        isOpen = false
         clearTimeout(timer)
         socket.close()
         done(answer)
@@ -82,7 +85,8 @@ const ask = {
       socket.on('error', (error) => end(meaning(error)))
       socket.on('message', (data) => end(String(data).trim()))
       // Connected, so that it hears of ICMP errors and of nobody else.
-      socket.on('connect', () => socket.send('?'))
+      // A datagram that is dropped on its way out is told by the callback alone.
+      socket.on('connect', () => socket.send('?', (error) => error && end(meaning(error))))
       if (source) socket.bind({ address: source, port: sourcePort }, () => socket.connect(port, address))
       else socket.connect(port, address)
     }),
