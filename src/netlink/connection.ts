@@ -1,3 +1,4 @@
+import { setTimeout as sleep } from 'node:timers/promises'
 import { ProxyError } from '../lib/errors.ts'
 import { Queue, Turn } from '../lib/turn.ts'
 import { Writer } from './attributes.ts'
@@ -70,7 +71,9 @@ const minMessagesPerSend = 8
 /** Milliseconds that one send may keep the event loop: the kernel does the work inside of it. */
 const longestSend = 10
 const maxBytesPerSend = 128 * 1024
-const maxDumpAttempts = 6
+const maxDumpAttempts = 8
+/** Milliseconds before a dump is started over for the first time; each time twice as long. */
+const firstPause = 5
 
 /** Takes one answer; true when it was the last one. */
 type Listener = (message: Received) => boolean
@@ -282,8 +285,10 @@ export class Connection {
       for (let attempt = 0; attempt < maxDumpAttempts; attempt++) {
         const { errno, interrupted } = await this.#take('dump', message, begin())
         if (!interrupted) return errno
+        if (attempt < maxDumpAttempts - 1) await sleep(firstPause * 2 ** attempt)
       }
-      throw new ProxyError('KERNEL', `a netlink dump was interrupted by changes ${maxDumpAttempts} times`)
+      const trouble = `a netlink dump was interrupted by changes ${maxDumpAttempts} times`
+      throw new ProxyError('KERNEL', `${trouble}: another program keeps changing what is read`)
     })
   }
 

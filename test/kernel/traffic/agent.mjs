@@ -85,8 +85,10 @@ const ask = {
       socket.on('error', (error) => end(meaning(error)))
       socket.on('message', (data) => end(String(data).trim()))
       // Connected, so that it hears of ICMP errors and of nobody else.
-      // A datagram that is dropped on its way out is told by the callback alone.
-      socket.on('connect', () => socket.send('?', (error) => error && end(meaning(error))))
+      // A datagram that is dropped on its way out is told by the callback alone; of one that is refused there an ICMP error
+      // tells as well, which counts.
+      const wait = (error) => error && setTimeout(() => end(meaning(error)), 300)
+      socket.on('connect', () => socket.send('?', wait))
       if (source) socket.bind({ address: source, port: sourcePort }, () => socket.connect(port, address))
       else socket.connect(port, address)
     }),

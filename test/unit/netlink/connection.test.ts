@@ -163,7 +163,7 @@ describe('dump', () => {
 
   it('gives up when interrupted for ever', async () => {
     const kernel = fakeKernel(([one]) => [result(3, one!.sequence, 0, 0x12)])
-    await expect(new Connection(kernel.open).dump(request())).rejects.toThrow('interrupted by changes 6 times')
+    await expect(new Connection(kernel.open).dump(request())).rejects.toThrow('interrupted by changes 8 times')
   })
 })
 
