@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# The long campaigns, whole: a real Prometheus that asks every query of ours, churn with faults over the fakes and in a real
-# kernel, and forecasts of explain against packets, in QEMU guests. Takes hours. Writes the result to docs/campaigns.md; ends with 0 when every campaign came to its
-# end and found nothing wrong.
+# The long campaigns, whole: a real Prometheus that asks every query of ours, a million inputs for each decoder, churn with
+# faults over the fakes and in a real kernel, and forecasts of explain against packets, in QEMU guests. Takes hours. Writes the
+# result to docs/campaigns.md; ends with 0 when every campaign came to its end and found nothing wrong.
 #   scripts/verify-long.sh [-r ROUNDS] [-e COMBINATIONS] [-t SECONDS] [SEED ...]
 # Rounds of churn and combinations of explain of each seed (-r 0, -e 0: none); time for the guests of each kind.
 set -uo pipefail
@@ -42,6 +42,8 @@ bash scripts/prepare.sh || exit 1
 export PATH=$project/node_modules/.bin:$PATH
 echo '== every query of dashboards and alerts, asked of Prometheus'
 bash scripts/guest.sh -m 4096 -t 1800 -- vitest run --project prometheus || failed=1
+echo '== a million inputs for each decoder'
+npm run --silent fuzz || failed=1
 [ "$rounds" -gt 0 ] && for seed in "${seeds[@]}"; do
   echo "== over the fakes, seed $seed"
   CHURN_SEED=$seed CHURN_ROUNDS=$((rounds * 4)) CHURN_OUT=$results/fakes-$seed vitest run --project unit test/unit/churn.test.ts \

@@ -61,8 +61,8 @@ const COLON = 0x3a
 const OPEN_BRACKET = 0x5b
 const CLOSE_BRACKET = 0x5d
 
-/** Columns of a destination's line after its port: six blanks, "%-7s %-6d %-10d %-10d". */
-const columnsAfterPort = { forwarding: 6, weight: 14 } as const
+/** Columns of a destination's line after its port: six blanks, "%-7s %-6d %-10d %-10d". The last numbers begin here at least. */
+const columnsAfterPort = { forwarding: 6, weight: 14, connections: 32 } as const
 const widths = { weight: 6, connections: 10 } as const
 
 /**
@@ -87,6 +87,8 @@ export class ProcParser {
   #length = 0
   #inServer = false
   #at = 0
+  /** Where the next number of a destination's line begins. */
+  #column = 0
   /** The end of the last server's line, scheduler and flags: that of the next one is nearly always the same. */
   #tail = Buffer.alloc(0)
 
@@ -153,38 +155,36 @@ export class ProcParser {
   #readDestination(bytes: Buffer): void {
     const found = this.#destination
     let at = this.#inServer ? readAddress(bytes, this.#at + 5, found) : -1
+    this.#skipLine(bytes)
+    const end = this.#at - 1
     const port = at < 0 || bytes[at] !== COLON ? -1 : hexWord(bytes, at + 1, at + 5)
-    if (port < 0) {
-      this.#skipLine(bytes)
-      return
-    }
-    found.port = port
     at += 5
+    // A shorter line has not all columns: what would be read belongs to the next one.
+    if (port < 0 || at + columnsAfterPort.connections >= end) return
+    found.port = port
     found.forwarding = forwardingByLetter[bytes[at + columnsAfterPort.forwarding]!]!
-    this.#at = at + columnsAfterPort.weight
+    this.#column = at + columnsAfterPort.weight
     found.weight = this.#readNumber(bytes, widths.weight)
     found.activeConnections = this.#readNumber(bytes, widths.connections)
     found.inactiveConnections = this.#readNumber(bytes, widths.connections)
-    // The last column ends with the line.
-    this.#at--
-    this.#skipLine(bytes)
     if (found.forwarding >= 0) this.#visitor.destination(found)
   }
 
   #skipLine(bytes: Buffer): void {
-    while (bytes[this.#at] !== NEWLINE) this.#at++
-    this.#at++
+    let at = this.#at
+    while (bytes[at] !== NEWLINE) at++
+    this.#at = at + 1
   }
 
   /** A number padded to a width, and the blank after it. */
   #readNumber(bytes: Buffer, width: number): number {
-    const start = this.#at
+    const start = this.#column
     let at = start
     const negative = bytes[at] === MINUS
     if (negative) at++
     let number = 0
     for (let c = bytes[at]!; c >= 0x30 && c <= 0x39; c = bytes[++at]!) number = number * 10 + c - 0x30
-    this.#at = Math.max(at, start + width) + 1
+    this.#column = Math.max(at, start + width) + 1
     return negative ? -number : number
   }
 }

@@ -166,6 +166,17 @@ SCTP 0A600001:0F1C rr
   it.each(['', 'nonsense', 'TCP  zz rr', '  -> 0A000202:192B Masq 1 0 0'])('reads nothing from "%s"', (other) => {
     expect(parsed(`${other}\n`)).toEqual([])
   })
+
+  it.each([
+    '  -> 0A000202:192B',
+    '  -> 0A000202:192B      Masq    1',
+    '  -> 0A000202:192B      Masq    1      0          ',
+  ])('a destination cut short is none, and the next line is read: "%s"', (line) => {
+    const whole = '  -> 0A000203:192B      Masq    1      0          0         '
+    const destination = { address: '10.0.2.3', port: 6443, weight: 1, ...noConnections }
+    expect(parsed(`TCP  0A600001:01BB rr  \n${line}\n${whole}\n`)).toEqual([['10.96.0.1:443/TCP', [destination]]])
+    expect(parsed(`TCP  0A600001:01BB rr  \n${line}\n`)).toEqual([['10.96.0.1:443/TCP', []]])
+  })
 })
 
 describe('changeError', () => {
