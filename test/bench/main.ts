@@ -5,7 +5,8 @@ import { run, runShown } from './tools.ts'
 
 /**
  * Runs scenarios, each run in a fresh network namespace, beside the C tools that write the same state; prints medians.
- *   main.ts [--scenario NAME] [--services N] [--endpoints M] [--runs R] [--changes N] [--sync-period 30s] [--json FILE]
+ *   main.ts [--scenario NAME] [--services N] [--endpoints M] [--runs R] [--changes N] [--minutes M]
+ *     [--sync-period 30s] [--json FILE]
  */
 const { values } = parseArgs({
   options: {
@@ -15,6 +16,7 @@ const { values } = parseArgs({
     runs: { type: 'string', default: '1' },
     changes: { type: 'string', default: '200' },
     'sync-period': { type: 'string', default: '30s' },
+    minutes: { type: 'string', default: '2' },
     'command-runs': { type: 'string', default: '5' },
     json: { type: 'string' },
     profile: { type: 'string' },
@@ -116,7 +118,7 @@ for (const plan of plans()) {
     const args = ['--scenario', scenario, '--services', String(services), '--endpoints', String(endpoints)]
     if (values.profile !== undefined) args.push('--profile', values.profile)
     args.push('--changes', values.changes, '--sync-period', values['sync-period'])
-    args.push('--command-runs', values['command-runs'])
+    args.push('--command-runs', values['command-runs'], '--minutes', values.minutes)
     ours.push(inNamespace('run.ts', scenario === 'cold' ? [...args, '--tools'] : args))
     if (scenario === 'cold') theirs.push(inNamespace('tool-run.ts', []))
   }

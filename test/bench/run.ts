@@ -20,6 +20,7 @@ const { values } = parseArgs({
     endpoints: { type: 'string', default: '10' },
     changes: { type: 'string', default: '200' },
     'sync-period': { type: 'string', default: '30s' },
+    minutes: { type: 'string', default: '2' },
     'command-runs': { type: 'string', default: '5' },
     tools: { type: 'boolean', default: false },
     profile: { type: 'string' },
@@ -293,11 +294,14 @@ const scenarios: Record<string, () => Promise<Result>> = {
     }
     const first = await minute()
     const second = await minute()
+    let last = second
+    for (let n = 2; n < Number(values.minutes); n++) last = await minute()
     return {
       events: first.sent!,
       cpu: first.cpu!,
       rss: first.rss!,
       rssSecond: second.rss!,
+      rssLast: last.rss!,
       peak: bench.daemon.memory().peak,
     }
   },
