@@ -39,7 +39,7 @@ export interface IpvsDifferences {
   readonly found: readonly ObservedServer[]
   /** Keys of those that do not stand. */
   readonly missing: readonly string[]
-  /** Of all virtual servers of the family; undefined where a thrifty look was left out. */
+  /** Of all virtual servers of the family; undefined where a thrifty look has not come to the end. */
   readonly connections: ConnectionCount | undefined
 }
 
@@ -74,8 +74,8 @@ export interface Ipvs {
   listAll(): Promise<readonly ObservedServer[]>
   /**
    * Looks through all virtual servers of a family for differences from what is known, by key. Others may write
-   * meanwhile: what they touched is in the answer or not. Where there are very many it takes long: a thrifty look is left
-   * out, with no differences, while it would take more than a small share of the time.
+   * meanwhile: what they touched is in the answer or not. Where there are very many it takes long: a thrifty look goes on
+   * where the one before it stopped, as far as a small share of the time since allows.
    */
   compare(family: Family, known: ReadonlyMap<string, KnownServer>, thrifty?: boolean): Promise<IpvsDifferences>
   timeouts(): Promise<IpvsTimeouts>

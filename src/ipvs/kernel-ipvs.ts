@@ -1,17 +1,13 @@
-import { closeSync, openSync, readSync } from 'node:fs'
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { KernelError } from '../lib/errors.ts'
-import { Thrift } from '../lib/thrift.ts'
 import { mapInTurns, PatientTurn, Queue } from '../lib/turn.ts'
 import type { Family } from '../model/address.ts'
-import { DestinationDigest } from '../model/destination-list.ts'
 import { Connection, type Message } from '../netlink/connection.ts'
 import { errno, kernelError } from '../netlink/errno.ts'
 import { resolveFamily } from '../netlink/generic.ts'
 import { protocols } from '../netlink/header.ts'
 import {
   differences,
-  serverFlags,
   serverKey,
   standingOf,
   type FoundServer,
@@ -44,20 +40,16 @@ import {
   listServersMessage,
   setTimeoutsMessage,
 } from './messages.ts'
-import {
-  ProcParser,
-  StandingVisitor,
-  wordsText,
-  type ProcDestination,
-  type ProcServer,
-  type ProcVisitor,
-} from './proc.ts'
+import { StandingVisitor, wordsText, type ProcDestination, type ProcVisitor } from './proc.ts'
+import { openProcFile, readProcFile, type ProcFile } from './proc-file.ts'
+import { Survey, type KernelFrequency } from './survey.ts'
 
 /** From so many servers on, reading the proc file beats one dump per server. */
 const manyServers = 64
 
-/** With more suspects than these the whole list is read instead of each. */
+/** With more suspects than these, and than a share of all, the whole list is read instead of each. */
 const mostSuspects = 256
+const mostSuspectsShare = 1 / 8
 
 /** Milliseconds in which another family may join a reading. */
 const joinTime = 20
@@ -66,47 +58,13 @@ const joinTime = 20
  * So much of a core reading the proc file may take. Each page of it makes the kernel count its way through all servers up to
  * there (ip_vs_info_array): the time grows with their square.
  */
-const readingShare = 0.01
+const readingShare = 0.0075
+
+/** Milliseconds that a look may read even where another one was just before it. */
+const leastReading = 20
 
 /** Changes turned into messages at a time, so that 100,000 of them are never there at once. */
 const changesPerBatch = 2048
-
-export interface ProcFile {
-  /** Bytes read, 0 at the end. */
-  read(buffer: Buffer): number
-  close(): void
-}
-
-function openProcFile(): ProcFile {
-  const file = openSync('/proc/net/ip_vs', 'r')
-  return { read: (buffer) => readSync(file, buffer), close: () => closeSync(file) }
-}
-
-/**
- * Reads the proc file in small pieces, in turns with others; answers the milliseconds that it took of a core. The kernel
- * gives at most a page at once: through the thread pool each would cost more than it takes to read.
- */
-export async function readProcFile(visitor: ProcVisitor, open: () => ProcFile = openProcFile): Promise<number> {
-  const parser = new ProcParser(visitor)
-  // Near the end of a long file the kernel takes milliseconds for a page.
-  const turn = new PatientTurn(1)
-  const buffer = Buffer.allocUnsafe(65_536)
-  const file = open()
-  let spent = 0
-  let began = performance.now()
-  try {
-    for (let count = file.read(buffer); count > 0; count = file.read(buffer)) {
-      parser.push(buffer.subarray(0, count))
-      if (!turn.isOver) continue
-      spent += performance.now() - began
-      await turn.next()
-      began = performance.now()
-    }
-  } finally {
-    file.close()
-  }
-  return spent + performance.now() - began
-}
 
 function observed(one: ProcDestination): ObservedDestination {
   return {
@@ -119,86 +77,6 @@ function observed(one: ProcDestination): ObservedDestination {
   }
 }
 
-/** Frequencies that kernels are built with (CONFIG_HZ). */
-const frequencies = [100, 250, 300, 1000]
-
-/** Goes through the proc file and notes servers that may not be as known. */
-class Survey implements ProcVisitor {
-  /** How many of the known servers the file has. */
-  seenCount = 0
-  /** Which ones, where they are to be gathered. */
-  readonly seen: Set<string> | undefined
-  readonly suspects: ServerId[] = []
-  readonly connections = { active: 0, inactive: 0 }
-  ticksPerSecond: number | undefined
-  readonly #family: Family
-  readonly #known: ReadonlyMap<string, KnownServer>
-  readonly #digest = new DestinationDigest()
-  #current: { readonly id: ServerId; readonly former: KnownServer | undefined; readonly same: boolean } | undefined
-  #count = 0
-
-  constructor(
-    family: Family,
-    known: ReadonlyMap<string, KnownServer>,
-    ticksPerSecond: number | undefined,
-    seen?: Set<string>,
-  ) {
-    this.seen = seen
-    this.#family = family
-    this.#known = known
-    this.ticksPerSecond = ticksPerSecond
-  }
-
-  server(server: ProcServer): void {
-    this.end()
-    if (server.family !== this.#family) return
-    const { id, scheduler, ticks, onePacket } = server
-    const key = serverKey(id)
-    const former = this.#known.get(key)
-    if (former !== undefined) this.seenCount++
-    this.seen?.add(key)
-    const same = former !== undefined && !onePacket && this.#isSame(former, scheduler, ticks)
-    this.#current = { id, former, same }
-  }
-
-  #isSame({ server }: KnownServer, scheduler: string, ticks: number): boolean {
-    const persistent = (server.flags & serverFlags.persistent) !== 0
-    if (server.scheduler !== scheduler || persistent !== ticks > 0) return false
-    if (!persistent) return true
-    const frequency = ticks / server.timeout
-    if (this.ticksPerSecond === undefined && frequencies.includes(frequency)) this.ticksPerSecond = frequency
-    return frequency === this.ticksPerSecond
-  }
-
-  destination(one: ProcDestination): void {
-    const { family, words, port, forwarding, weight } = one
-    this.#count++
-    this.connections.active += one.activeConnections
-    this.connections.inactive += one.inactiveConnections
-    // An IPv4 address among IPv6 ones is known by its mapped form, which is a sum of its own: a closer look decides.
-    const [a = 0, b = 0, c = 0, d = 0] = family === this.#family ? words : []
-    this.#digest.add(a, b, c, d, port, forwarding === 0 ? weight : -1)
-  }
-
-  /** Judges the last server. */
-  end(): void {
-    const current = this.#current
-    this.#current = undefined
-    if (current !== undefined) {
-      const { former, same, id } = current
-      const [first, second] = this.#digest.sums
-      const matches =
-        same &&
-        former!.destinations.length === this.#count &&
-        former!.destinations.digest[0] === first &&
-        former!.destinations.digest[1] === second
-      if (!matches) this.suspects.push(id)
-    }
-    this.#digest.reset()
-    this.#count = 0
-  }
-}
-
 /**
  * The kernel's IPVS by generic netlink. Calls wait for each other: the kernel continues a list of servers by counting
  * how many it has given, so that it skips some where others are removed between two parts of it.
@@ -208,17 +86,21 @@ export class KernelIpvs implements Ipvs, IpvsTraffic {
   readonly #openProc: () => ProcFile
   #familyId: Promise<number> | undefined
   readonly #queue = new Queue()
-  readonly #thrift = new Thrift(readingShare)
-  /** A reading of the proc file that has not begun: others may join it. */
-  #joinable: { readonly visitors: Map<Family, ProcVisitor>; readonly done: Promise<void> } | undefined
+  /** What each family knew when it looked last. */
+  readonly #known = new Map<Family, ReadonlyMap<string, KnownServer>>()
+  /** The survey under way, or the last one. */
+  #survey: Survey | undefined
+  /** When the proc file was read last, in milliseconds. */
+  #surveyedAt = 0
   /** Families of which all servers have been listed once. */
   readonly #listed = new Set<Family>()
   /** About so many servers there are, of both families. */
   #serverCount = 0
-  /** Of the kernel's clock that persistence timeouts are shown in; undefined until known. */
-  #ticksPerSecond: number | undefined
+  readonly #frequency: KernelFrequency = {}
   /** Rises before and after virtual servers are deleted. */
   #deletions = 0
+  /** Called when ip_vs was found to have been loaded anew: all of its settings are the kernel's defaults then. */
+  reloaded: () => void = () => {}
 
   /** `connect` gives a connection of NETLINK_GENERIC; `openProc` opens /proc/net/ip_vs. */
   constructor(
@@ -271,13 +153,17 @@ export class KernelIpvs implements Ipvs, IpvsTraffic {
   }
 
   async #apply(changes: readonly IpvsChange[]): Promise<readonly (KernelError | undefined)[]> {
-    const family = await this.#family()
+    let family = await this.#family()
     const answers: (KernelError | undefined)[] = []
     for (let from = 0; from < changes.length; from += changesPerBatch) {
       const part = changes.slice(from, from + changesPerBatch)
       const deletes = part.some(({ kind }) => kind === 'deleteServer')
       if (deletes) this.#deletions++
-      const results = await this.#connection.batch(changeMessages(family, part))
+      let results = await this.#connection.batch(changeMessages(family, part))
+      if (results.includes(errno.ENOENT) && (await this.#isLoadedAnew(family))) {
+        family = await this.#family()
+        results = await this.#connection.batch(changeMessages(family, part))
+      }
       if (deletes) this.#deletions++
       for (const [index, change] of part.entries()) {
         const result = results[index] ?? 0
@@ -289,12 +175,12 @@ export class KernelIpvs implements Ipvs, IpvsTraffic {
   }
 
   async #listServers(): Promise<readonly VirtualServer[]> {
-    const payloads = await this.#dump(listServersMessage(await this.#family()), 'virtual servers')
+    const payloads = await this.#dump(listServersMessage, 'virtual servers')
     return mapInTurns(payloads, decodeServer, new PatientTurn())
   }
 
   async #listDestinations(server: ServerId): Promise<readonly ObservedDestination[]> {
-    const message = listDestinationsMessage(await this.#family(), server)
+    const message = (family: number): Message => listDestinationsMessage(family, server)
     const payloads = await this.#dump(message, `destinations of virtual server ${serverKey(server)}`)
     return payloads.flatMap((payload) => decodeDestination(payload, server.family) ?? [])
   }
@@ -332,26 +218,25 @@ export class KernelIpvs implements Ipvs, IpvsTraffic {
   }
 
   async compare(family: Family, known: ReadonlyMap<string, KnownServer>, thrifty = false): Promise<IpvsDifferences> {
+    this.#known.set(family, known)
     // The first time nothing may be missed; afterwards a list of many servers would keep the writes waiting.
     if (!this.#listed.has(family) || this.#serverCount < manyServers) {
       const all = await this.#listFamily(family)
       this.#listed.add(family)
       return differences(family, all, known)
     }
-    if (thrifty && this.#joinable === undefined && !this.#thrift.isDue)
-      return { found: [], missing: [], connections: undefined }
-    let survey = await this.#survey(family, known)
-    // Gathering ten thousand names in each look would fill the memory for nothing.
-    if (survey.seenCount < known.size) survey = await this.#survey(family, known, new Set())
-    const { seen } = survey
-    const missing =
-      seen === undefined
-        ? []
-        : await mapInTurns(known, ([key, { server }]) => (seen.has(key) ? undefined : server), new PatientTurn())
+    let survey: Survey
+    try {
+      survey = thrifty ? await this.#goOn(family) : await this.#goThrough()
+    } catch {
+      // Without ip_vs there is no such file; the list loads it, or says what is wrong.
+      return differences(family, await this.#listFamily(family), known)
+    }
     // What the file says is only a suspicion: it leaves servers out while others come and go, here or in another
     // network namespace.
-    const suspects = [...survey.suspects, ...missing]
-    if (suspects.length > mostSuspects) return differences(family, await this.#listFamily(family), known)
+    const { suspects, connections } = await survey.take(family)
+    if (suspects.length > Math.max(mostSuspects, mostSuspectsShare * known.size))
+      return differences(family, await this.#listFamily(family), known)
     const found: ObservedServer[] = []
     const gone: string[] = []
     for (const id of suspects) {
@@ -370,7 +255,7 @@ export class KernelIpvs implements Ipvs, IpvsTraffic {
     return {
       found: (await differences(family, found, looked)).found,
       missing: gone.filter(isKnown),
-      connections: survey.connections,
+      connections,
     }
   }
 
@@ -412,12 +297,32 @@ export class KernelIpvs implements Ipvs, IpvsTraffic {
     if (value !== 0) throw kernelError(value, 'list', 'counters of virtual servers')
   }
 
-  async #survey(family: Family, known: ReadonlyMap<string, KnownServer>, seen?: Set<string>): Promise<Survey> {
-    const survey = new Survey(family, known, this.#ticksPerSecond, seen)
-    await this.#readProcTogether(family, survey)
-    survey.end()
-    this.#ticksPerSecond = survey.ticksPerSecond
+  /** As much more of a survey as there is time for; a new one where this family has the last one's end. */
+  async #goOn(family: Family): Promise<Survey> {
+    let survey = this.#survey
+    if (survey === undefined || survey.isOverFor(family)) survey = this.#newSurvey()
+    const allowance = Math.max(leastReading, readingShare * (performance.now() - this.#surveyedAt))
+    await survey.goOn(allowance)
+    this.#surveyedAt = performance.now()
     return survey
+  }
+
+  /** A whole survey; one serves both families where they ask at about the same time. */
+  async #goThrough(): Promise<Survey> {
+    let survey = this.#survey
+    if (survey === undefined || survey.hasBegun) {
+      survey = this.#newSurvey()
+      await sleep(joinTime)
+    }
+    // A thrifty look of the other family may have begun it.
+    while (!survey.isOver) await survey.goOn()
+    this.#surveyedAt = performance.now()
+    return survey
+  }
+
+  #newSurvey(): Survey {
+    this.#survey?.close()
+    return (this.#survey = new Survey(this.#known, this.#frequency, this.#openProc))
   }
 
   /** One server as it stands, undefined where it does not. */
@@ -444,32 +349,10 @@ export class KernelIpvs implements Ipvs, IpvsTraffic {
     if (reply.errno === errno.ESRCH) return undefined
     if (reply.errno !== 0 || payload === undefined)
       throw kernelError(reply.errno, 'read', `virtual server of mark ${mark}`)
-    const listing = markMessage(number, 'getDestination', family, mark)
+    const listing = (id: number): Message => markMessage(id, 'getDestination', family, mark)
     const payloads = await this.#dump(listing, `destinations of mark ${mark}`)
     const destinations = payloads.flatMap((one) => decodeDestination(one, family) ?? [])
     return { server: { ...id, ...decodeBalancing(payload) }, destinations }
-  }
-
-  /** One reading serves both families where they ask at about the same time. */
-  async #readProcTogether(family: Family, visitor: ProcVisitor): Promise<void> {
-    if (this.#joinable === undefined || this.#joinable.visitors.has(family)) {
-      const visitors = new Map<Family, ProcVisitor>()
-      const done = sleep(joinTime).then(async () => {
-        if (this.#joinable?.visitors === visitors) this.#joinable = undefined
-        let current: ProcVisitor | undefined
-        const each: ProcVisitor = {
-          server: (one) => {
-            current = visitors.get(one.family)
-            current?.server(one)
-          },
-          destination: (one) => current?.destination(one),
-        }
-        this.#thrift.spent(await readProcFile(each, this.#openProc))
-      })
-      this.#joinable = { visitors, done }
-    }
-    this.#joinable.visitors.set(family, visitor)
-    await this.#joinable.done
   }
 
   async timeouts(): Promise<IpvsTimeouts> {
@@ -484,6 +367,7 @@ export class KernelIpvs implements Ipvs, IpvsTraffic {
   }
 
   close(): void {
+    this.#survey?.close()
     this.#connection.close()
   }
 
@@ -497,8 +381,21 @@ export class KernelIpvs implements Ipvs, IpvsTraffic {
     }
   }
 
-  async #dump(message: Message, object: string): Promise<readonly Buffer[]> {
-    const reply = await this.#connection.dump(message)
+  /** Whether ip_vs was unloaded and loaded since: the kernel has another number for it then, and knows no servers. */
+  async #isLoadedAnew(former: number): Promise<boolean> {
+    this.#familyId = undefined
+    // Asking loads it.
+    if ((await this.#family()) === former) return false
+    this.reloaded()
+    return true
+  }
+
+  async #dump(message: (family: number) => Message, object: string): Promise<readonly Buffer[]> {
+    const family = await this.#family()
+    let reply = await this.#connection.dump(message(family))
+    if (reply.errno === errno.ENOENT && (await this.#isLoadedAnew(family))) {
+      reply = await this.#connection.dump(message(await this.#family()))
+    }
     if (reply.errno !== 0) throw kernelError(reply.errno, 'list', object)
     return reply.payloads
   }

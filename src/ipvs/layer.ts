@@ -5,7 +5,15 @@ import { PatientTurn, Turn } from '../lib/turn.ts'
 import { cidrContains, type Cidr, type Family } from '../model/address.ts'
 import { DestinationList, destinationId, destinationOf } from '../model/destination-list.ts'
 import { isHeld, Refusals } from '../reconcile/apply.ts'
-import type { Count, Drift, Layer, Outcome, Owner } from '../reconcile/layer.ts'
+import {
+  repairAll,
+  type Count,
+  type Drift,
+  type Judge,
+  type Layer,
+  type Outcome,
+  type Owner,
+} from '../reconcile/layer.ts'
 import {
   destinationKey,
   observedDestinations,
@@ -123,8 +131,9 @@ export class IpvsLayer implements Layer {
     yield { kind: 'destination', wanted: wanted.destinationCount, present: present.destinationCount }
   }
 
-  async resync(thrifty = false): Promise<readonly Drift[]> {
+  async resync(thrifty = false, judge: Judge = repairAll): Promise<readonly Drift[]> {
     const drifts: Drift[] = []
+    const isTaken = (drift: Drift): boolean => !this.#adopted || judge(drift)
     // What is written while the kernel is read may be in the answer or not: the next look judges it.
     const touched = new Set(this.#writing)
     this.#touched = touched
@@ -138,13 +147,17 @@ export class IpvsLayer implements Layer {
       if (turn.isOver) await turn.next()
       const key = serverKey(server)
       if (touched.has(key)) continue
-      this.#take(key, server, observedDestinations(destinations), drifts)
+      drifts.push(...this.#take(key, server, observedDestinations(destinations), isTaken))
     }
     for (const key of missing) {
       const former = this.#present.get(key)
       if (former === undefined || touched.has(key)) continue
       // Its destinations went with it: one thing happened, one line says so.
-      if (!former.elsewhere) drifts.push(this.#drift('virtual server', key, 'missing'))
+      if (!former.elsewhere) {
+        const drift = this.#drift('virtual server', key, 'missing')
+        if (!isTaken(drift)) continue
+        drifts.push(drift)
+      }
       this.#present.delete(key)
       if (this.#desired.has(key)) this.#pending.add(key)
     }
@@ -155,20 +168,24 @@ export class IpvsLayer implements Layer {
     return []
   }
 
-  /** The kernel has a server otherwise than it was known. */
-  #take(key: string, server: VirtualServer, destinations: DestinationList, drifts: Drift[]): void {
+  /** The kernel has a server otherwise than it was known. Answers what of it is drift, nothing where that is put off. */
+  #take(key: string, server: VirtualServer, destinations: DestinationList, isTaken: Judge): readonly Drift[] {
+    const drifts: Drift[] = []
     const former = this.#present.get(key)
     const isExcluded = (): boolean => this.#options.excludeCIDRs.some((cidr) => cidrContains(cidr, server.address))
     const elsewhere = !this.#desired.has(key) && (former === undefined ? isExcluded() : former.elsewhere)
     if (former === undefined) {
-      if (!this.#adopted && !this.#desired.has(key) && !elsewhere) this.#foundAtStart.add(key)
       if (!elsewhere) drifts.push(this.#drift('virtual server', key, 'foreign'))
     } else if (!elsewhere) {
       if (!sameServer(former.server, server)) drifts.push(this.#drift('virtual server', key, 'changed'))
       drifts.push(...this.#driftOfDestinations(key, former.destinations, destinations))
     }
+    // Each is asked, so that each counts; a server is put right as a whole.
+    if (drifts.length > 0 && drifts.map(isTaken).every((one) => !one)) return []
+    if (former === undefined && !this.#adopted && !this.#desired.has(key) && !elsewhere) this.#foundAtStart.add(key)
     this.#present.set(key, this.#shared(key, server, destinations, elsewhere))
     this.#pending.add(key)
+    return drifts
   }
 
   /** What stands as wanted is kept once, not twice. */

@@ -31,7 +31,8 @@ export function bucketOfServer(id: ServerId): number {
   return bucketOf(identityOf(id))
 }
 
-function identityOf({ protocol, address, port }: ServerId): number {
+/** Hash of its identity. */
+export function identityOf({ protocol, address, port }: ServerId): number {
   if (putAddress(scratch, address.includes(':') ? 0 : 12, address) === 4) scratch.fill(0, 0, 12)
   for (let i = 0; i < 4; i++) scratchWords[i] = scratch.readInt32BE(4 * i)
   return identityHash(protocol, scratchWords, port)

@@ -1,6 +1,6 @@
 import { spawn, type ChildProcess } from 'node:child_process'
 import { once } from 'node:events'
-import { readFileSync } from 'node:fs'
+import { readdirSync, readFileSync } from 'node:fs'
 import http from 'node:http'
 import { setPriority } from 'node:os'
 import { join, resolve } from 'node:path'
@@ -162,6 +162,16 @@ export class Daemon {
   /** Value of a series without labels; 0 where it is not there. */
   async metric(name: string): Promise<number> {
     return Number(new RegExp(`^${name} (\\S+)`, 'm').exec(await this.metrics())?.[1] ?? 0)
+  }
+
+  /** Open files and sockets. */
+  handles(): number {
+    return readdirSync(`/proc/${this.#child.pid}/fd`).length
+  }
+
+  /** Lines of log so far. */
+  get lineCount(): number {
+    return this.#lines.length
   }
 
   async stop(signal: NodeJS.Signals = 'SIGTERM'): Promise<void> {

@@ -85,10 +85,9 @@ function inNamespace(script: string, args: readonly string[], triesLeft = 3): Nu
     const signal = error instanceof Error && 'signal' in error ? error.signal : undefined
     if (!emulatorFaults.includes(signal) || triesLeft === 0) throw error
     process.stderr.write(`${script} died of ${String(signal)}: once more\n`)
+    // What it started outlives it; some of that may be ending by itself.
+    run('sh', ['-c', `ip netns pids ${name} | xargs -r kill -9 2> /dev/null || true`])
   } finally {
-    // What it started outlives a script that died.
-    for (const pid of run('ip', ['netns', 'pids', name]).split('\n').filter(Boolean))
-      process.kill(Number(pid), 'SIGKILL')
     run('ip', ['netns', 'delete', name])
   }
   return inNamespace(script, args, triesLeft - 1)

@@ -5,7 +5,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { parseArgs } from 'node:util'
 import { KernelIpvs } from '../../src/ipvs/kernel-ipvs.ts'
 import { ApiServer, Daemon } from './daemon.ts'
-import { clusterIP, clusterOf, endpointIP, nodeOf, serviceOf, sliceOf, type Size } from './objects.ts'
+import { clusterIP, clusterOf, endpointIP, nodeOf, serviceName, serviceOf, sliceOf, type Size } from './objects.ts'
 import { bareNode, ipvsadm, ownCommands, timeCommands } from './commands.ts'
 import { dumpState, run } from './tools.ts'
 
@@ -186,6 +186,40 @@ async function endpoint(): Promise<Result> {
   }
 }
 
+interface Changes {
+  readonly put: readonly unknown[]
+  readonly delete?: readonly [kind: string, key: string]
+}
+
+/** Endpoints of some Service come or go. */
+const flip = (): unknown => sliceOf(random(size.services), size.endpoints, random(2))
+
+/** A thousand changes a second, so many or for so many milliseconds; with the memory at its end. */
+async function flood(most: number, milliseconds: number, change: () => Changes) {
+  const began = performance.now()
+  const elapsed = (): number => performance.now() - began
+  let sent = 0
+  // One moment may stand right before a collection of garbage or right after it.
+  const rss: number[] = []
+  const sampling = setInterval(() => rss.push(bench.daemon.memory().now), 1000)
+  while (sent < most && elapsed() < milliseconds) {
+    const due = Math.min(most, Math.floor(elapsed()))
+    let put: unknown[] = []
+    for (; sent < due; sent++) {
+      const one = change()
+      put.push(...one.put)
+      if (one.delete === undefined) continue
+      await bench.api.tell({ put, delete: one.delete })
+      put = []
+    }
+    if (put.length > 0) await bench.api.tell({ put })
+    await sleep(20)
+  }
+  clearInterval(sampling)
+  const late = rss.slice(-20).sort((a, b) => a - b)
+  return { sent, rss: quantile(late, 0.5) }
+}
+
 const scenarios: Record<string, () => Promise<Result>> = {
   cold: async () => {
     const result = await bench.start()
@@ -276,33 +310,61 @@ const scenarios: Record<string, () => Promise<Result>> = {
     await sleep(2000)
     const minute = async (): Promise<Result> => {
       const cpu = bench.daemon.cpu()
-      const began = performance.now()
-      let sent = 0
-      // One moment may stand right before a collection of garbage or right after it.
-      const rss: number[] = []
-      const sampling = setInterval(() => rss.push(bench.daemon.memory().now), 1000)
-      while (performance.now() - began < 60_000) {
-        const due = Math.floor(performance.now() - began)
-        const put: unknown[] = []
-        for (; sent < due; sent++) put.push(sliceOf(random(size.services), size.endpoints, sent % 2))
-        if (put.length > 0) await bench.api.tell({ put })
-        await sleep(20)
-      }
-      clearInterval(sampling)
-      const late = rss.slice(-20).sort((a, b) => a - b)
-      return { sent, cpu: bench.daemon.cpu() - cpu, rss: quantile(late, 0.5) }
+      const { sent, rss } = await flood(Number.POSITIVE_INFINITY, 60_000, () => ({ put: [flip()] }))
+      return { sent, cpu: bench.daemon.cpu() - cpu, rss }
     }
-    const first = await minute()
-    const second = await minute()
-    let last = second
-    for (let n = 2; n < Number(values.minutes); n++) last = await minute()
+    const minutes: Result[] = []
+    while (minutes.length < Number(values.minutes)) minutes.push(await minute())
+    const [first, second] = minutes
     return {
-      events: first.sent!,
-      cpu: first.cpu!,
-      rss: first.rss!,
-      rssSecond: second.rss!,
-      rssLast: last.rss!,
+      events: first!.sent!,
+      cpu: first!.cpu!,
+      rss: first!.rss!,
+      rssSecond: second!.rss!,
+      rssLast: minutes.at(-1)!.rss!,
       peak: bench.daemon.memory().peak,
+    }
+  },
+  /**
+   * A day's changes: endpoints come and go, and one change in twenty takes a Service away or brings it back. In the end all is
+   * as it was, and the kernel as wanted.
+   */
+  soak: async () => {
+    await bench.start()
+    await sleep(settling)
+    const handles = bench.daemon.handles()
+    const gone = new Set<number>()
+    const change = (): Changes => {
+      if (random(20) > 0) return { put: [flip()] }
+      const index = 1 + random(size.services - 1)
+      if (gone.delete(index)) return { put: [serviceOf(index)] }
+      gone.add(index)
+      return { put: [], delete: ['Service', `default/${serviceName(index)}`] }
+    }
+    const tenths: { rss: number; lines: number }[] = []
+    while (tenths.length < 10) {
+      const lines = bench.daemon.lineCount
+      const { rss } = await flood(changes / 10, Number.POSITIVE_INFINITY, change)
+      tenths.push({ rss, lines: bench.daemon.lineCount - lines })
+      process.stderr.write(`${JSON.stringify({ ...tenths.at(-1)!, handles: bench.daemon.handles() })}\n`)
+    }
+    for (const index of gone) await bench.api.tell({ put: [serviceOf(index)] })
+    await sleep(settling)
+    const [, diff] = ownCommands('', '', [])
+    await timeCommands([diff!], 1)
+    const servers = (await bench.ipvs.listServers()).length
+    if (servers !== size.services) throw new Error(`${servers} virtual servers of ${size.services} Services`)
+    const [first, last] = [tenths[0]!, tenths.at(-1)!]
+    return {
+      changes,
+      rss: first.rss,
+      rssLast: last.rss,
+      growth: last.rss / first.rss - 1,
+      lines: first.lines,
+      linesLast: last.lines,
+      handles,
+      handlesLast: bench.daemon.handles(),
+      cpu: bench.daemon.cpu(),
     }
   },
   /** Beside `ipvsadm -Ln`, with the daemon alive and after its end. */

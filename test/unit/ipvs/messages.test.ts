@@ -1,4 +1,4 @@
-import { describe, expect, it } from 'vitest'
+import { beforeEach, describe, expect, it } from 'vitest'
 import * as messages from '../../../src/ipvs/messages.ts'
 import {
   serverKey,
@@ -10,7 +10,9 @@ import {
   type ServerStanding,
 } from '../../../src/ipvs/ipvs.ts'
 import { ProcParser, wordsText } from '../../../src/ipvs/proc.ts'
-import { KernelIpvs, type ProcFile } from '../../../src/ipvs/kernel-ipvs.ts'
+import { KernelIpvs } from '../../../src/ipvs/kernel-ipvs.ts'
+import type { ProcFile } from '../../../src/ipvs/proc-file.ts'
+import { DestinationList } from '../../../src/model/destination-list.ts'
 import { Writer } from '../../../src/netlink/attributes.ts'
 import { Connection, type Message } from '../../../src/netlink/connection.ts'
 import { fakeKernel, message, refusing, result } from '../netlink/fake-socket.ts'
@@ -233,7 +235,7 @@ describe('KernelIpvs', () => {
     expect(commands).toEqual([4, 8, 8, 1, 4])
   })
 
-  it('leaves out thrifty looks for a while after one that took long', async () => {
+  it('goes on from one thrifty look to the next, and reads all at once otherwise', async () => {
     const fake = fakeKernel(([one, ...rest], purpose) =>
       one!.type === 0x10
         ? [message(0x10, one!.sequence, family), result(2, one!.sequence, 0)]
@@ -241,35 +243,39 @@ describe('KernelIpvs', () => {
           ? refusing(() => 0)([one!, ...rest])
           : [result(3, one!.sequence, 0)],
     )
-    let readings = 0
-    let takes = 1
+    const pages = 12
+    const files: { read: number; closed: boolean }[] = []
     const slowFile = (): ProcFile => {
-      readings++
+      const file = { read: 0, closed: false }
+      files.push(file)
       return {
-        read: () => {
-          for (const end = performance.now() + takes; performance.now() < end;);
-          return 0
+        read: (buffer) => {
+          for (const end = performance.now() + 10; performance.now() < end;);
+          return file.read++ < pages ? buffer.write('\n') : 0
         },
-        close: () => {},
+        close: () => (file.closed = true),
       }
     }
     const ipvs = new KernelIpvs(() => new Connection(fake.open), slowFile)
     const look = (thrifty: boolean): Promise<IpvsDifferences> => ipvs.compare('IPv4', new Map(), thrifty)
     // Few servers are listed, whatever it takes.
     await look(true)
+    expect(files).toEqual([])
     await ipvs.apply(Array.from({ length: 64 }, () => changes[1]!))
-    const seen: number[] = []
-    for (const [milliseconds, thrifty] of [
-      [1, true],
-      [60, true],
-      [60, true],
-      [60, false],
-    ] as const) {
-      takes = milliseconds
-      expect(await look(thrifty)).toMatchObject({ found: [], missing: [] })
-      seen.push(readings)
+    await look(false)
+    expect(files).toEqual([{ read: pages + 1, closed: true }])
+    const parts: number[] = []
+    while (files[1]?.closed !== true) {
+      expect(await look(true)).toMatchObject({ found: [], missing: [] })
+      parts.push(files[1]!.read)
     }
-    expect(seen).toEqual([1, 2, 2, 3])
+    expect(parts.length).toBeGreaterThan(2)
+    expect(new Set(parts).size).toBe(parts.length)
+    await look(true)
+    expect(files[2]).toMatchObject({ closed: false })
+    await look(false)
+    expect(files.slice(2).map(({ closed }) => closed)).toEqual([true, true])
+    expect(files[3]!.read).toBe(pages + 1)
     ipvs.close()
   })
 
@@ -361,6 +367,92 @@ describe('KernelIpvs', () => {
       await ipvs.traffic(visitor)
       await writing
       expect(told).toEqual([...Array.from({ length: dumps }, () => once).flat(), ...standing])
+    })
+  })
+
+  describe('whose module was unloaded', () => {
+    /** The number under which the kernel knows IPVS; undefined: it has none, and cannot load it. */
+    let number: number | undefined
+    const reloads: string[] = []
+    const unloaded = (openProc?: () => ProcFile): KernelIpvs => {
+      const fake = fakeKernel((sent, purpose) => {
+        const [one] = sent
+        if (one!.type === 0x10) {
+          if (number === undefined) return [result(2, one!.sequence, 2)]
+          return [
+            message(0x10, one!.sequence, bytes(`0102000006000100${number.toString(16)}000000`)),
+            result(2, one!.sequence, 0),
+          ]
+        }
+        // What is asked of a number that nobody has any more.
+        if (one!.type !== number) return purpose === 'dumps' ? [result(2, one!.sequence, 2)] : refusing(() => 2)(sent)
+        return purpose === 'dumps' ? [result(3, one!.sequence, 0)] : refusing(() => 0)(sent)
+      })
+      const ipvs = new KernelIpvs(() => new Connection(fake.open), openProc)
+      ipvs.reloaded = () => void reloads.push('loaded anew')
+      return ipvs
+    }
+    beforeEach(() => {
+      number = 0x20
+      reloads.length = 0
+    })
+
+    it('is found under its new number, once, by a list and by a write', async () => {
+      for (const call of [
+        (ipvs: KernelIpvs) => ipvs.listServers(),
+        (ipvs: KernelIpvs) => ipvs.apply(changes.slice(0, 3)),
+      ]) {
+        number = 0x20
+        const ipvs = unloaded()
+        await ipvs.listServers()
+        number = 0x31
+        const answer = await call(ipvs)
+        expect(answer.filter((one) => one !== undefined)).toEqual([])
+        await ipvs.listServers()
+      }
+      expect(reloads).toEqual(['loaded anew', 'loaded anew'])
+    })
+
+    it('is an error that says what to load where it cannot be', async () => {
+      const ipvs = unloaded()
+      await ipvs.listServers()
+      number = undefined
+      await expect(ipvs.listServers()).rejects.toThrow('find generic netlink family "IPVS": ENOENT (modprobe ip_vs)')
+      await expect(ipvs.apply(changes.slice(0, 1))).rejects.toThrow('modprobe ip_vs')
+      number = 0x31
+      expect(await ipvs.listServers()).toEqual([])
+    })
+
+    it('is found where a look would have read /proc/net/ip_vs: all that was known is missing', async () => {
+      const ipvs = unloaded(() => {
+        throw new Error("ENOENT: no such file or directory, open '/proc/net/ip_vs'")
+      })
+      const many = Array.from({ length: 100 }, (_, i) => ({
+        ...v4,
+        port: i + 1,
+        scheduler: 'rr',
+        flags: 0,
+        timeout: 0,
+      }))
+      const known = new Map(many.map((server) => [serverKey(server), { server, destinations: DestinationList.empty }]))
+      await ipvs.compare('IPv4', new Map())
+      await ipvs.apply(many.map((server) => ({ kind: 'newServer', server })))
+      number = 0x31
+      const { found, missing } = await ipvs.compare('IPv4', known)
+      expect([found.length, missing.length, reloads.length]).toEqual([0, 100, 1])
+    })
+
+    it('is not asked for anew where a scheduler is all that is missing', async () => {
+      const fake = fakeKernel((sent) =>
+        sent[0]!.type === 0x10
+          ? [message(0x10, sent[0]!.sequence, family), result(2, sent[0]!.sequence, 0)]
+          : refusing(() => 2)(sent),
+      )
+      const ipvs = new KernelIpvs(() => new Connection(fake.open))
+      ipvs.reloaded = () => void reloads.push('loaded anew')
+      const [error] = await ipvs.apply(changes.slice(3, 4))
+      expect(error?.message).toContain('unknown scheduler "nope"')
+      expect(reloads).toEqual([])
     })
   })
 
