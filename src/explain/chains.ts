@@ -209,9 +209,9 @@ async function apply(
     case 'CONNMARK':
       return connectionMark(packet, options, goOn)
     case 'NOTRACK':
-      return goOn('not tracked', { ...packet, state: 'UNTRACKED' })
     case 'CT':
-      if (!options.has('--notrack')) return goOn('CT', packet)
+      if (name === 'CT' && !options.has('--notrack')) return goOn('CT', packet)
+      if (packet.isTracked) return goOn(`${name}, of no effect: tracked already`, packet)
       return goOn('not tracked', { ...packet, state: 'UNTRACKED' })
     case 'MASQUERADE':
       return translate(name, { ...packet, source: context.ownAddress || packet.source, sourceTranslated: true })

@@ -24,6 +24,8 @@ export interface Packet {
   readonly mark: number
   readonly connectionMark: number
   readonly state: ConnectionState
+  /** Connection tracking has seen it, or was told not to: from then on no rule takes it away (xt_ct_target). */
+  readonly isTracked: boolean
   readonly direction: 'ORIGINAL' | 'REPLY'
   /** What the client sent: the original direction of the connection. */
   readonly original: { readonly source: string; readonly destination: string; readonly destinationPort: number }

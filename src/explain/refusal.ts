@@ -1,3 +1,4 @@
+import { isLoopback } from '../model/address.ts'
 import { passChain, type Hit } from './chains.ts'
 import type { KernelState } from './kernel-state.ts'
 import type { Packet } from './packet.ts'
@@ -16,6 +17,11 @@ export async function followRefusal(kernel: KernelState, way: Way, isOwn: boolea
   if (end.answer !== 'refused' && end.answer !== 'unreachable') return way
   if (end.errno !== undefined && way.packet.inLink === '') return way
   const client = way.packet.original.source
+  const stuck = await resetStuckOn(kernel, way)
+  if (stuck !== undefined) {
+    const lost = `the kernel looks for a way back to ${client} on ${stuck} alone, where there is none (tcp_v6_send_response)`
+    return { ...way, end: { ...end, answer: 'nothing', lost } }
+  }
   const query = { destination: client, mark: 0, protocol: way.packet.protocol, destinationPort: 0 }
   const route = await kernel.route(query)
   if (!isOwn && route.kind !== 'unicast') {
@@ -28,6 +34,7 @@ export async function followRefusal(kernel: KernelState, way: Way, isOwn: boolea
   for (const { place, isIn } of [...outwards.map((one) => ({ place: one, isIn: false })), ...loops]) {
     if (isIn) packet = { ...packet, inLink: 'lo', outLink: '' }
     const [table = '', hook = ''] = place.split(' ')
+    if (table !== 'raw') packet = { ...packet, isTracked: true }
     const passages = await passChain(kernel, table, hook, packet)
     const stopped = passages.flatMap(({ fate }) => (fate.kind === 'accept' ? [] : [fate]))
     const [first] = stopped
@@ -39,6 +46,17 @@ export async function followRefusal(kernel: KernelState, way: Way, isOwn: boolea
     return { ...way, end: { ...end, answer: isSure ? 'nothing' : 'unknown', lost: lostText(first.by) } }
   }
   return way
+}
+
+/**
+ * A reset for ::1 is sent by the link of the address that was asked, for ::1 needs one (rt6_need_strict): only lo reaches
+ * it. Undefined where that is no matter.
+ */
+async function resetStuckOn(kernel: KernelState, { packet, end }: Way): Promise<string | undefined> {
+  const { family, protocol, original, destination, destinationPort } = packet
+  if (family === 'IPv4' || protocol !== 'TCP' || end!.code !== 'nothing-listens' || !isLoopback(original.source)) return
+  const route = await kernel.route({ destination, mark: 0, protocol, destinationPort })
+  return route.kind === 'local' && route.link !== 'lo' && route.link !== '' ? route.link : undefined
 }
 
 function lostText({ table, chain, number, rule }: Hit): string {
@@ -66,6 +84,7 @@ function refusalOf({ packet, end }: Way, { link, source }: { link: string; sourc
     bridged: false,
     mark: 0,
     isError: !isReset,
+    isTracked: isReset && isRejected,
     state: isTracked ? (isReset && !isRejected ? 'ESTABLISHED' : 'RELATED') : 'INVALID',
     direction: 'REPLY',
   }

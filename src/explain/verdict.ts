@@ -361,6 +361,11 @@ function ownRule(end: End, by: Hit, evidence: Evidence): Cause {
   if (by.chain !== 'KUBE-IPVS-FILTER') {
     return { code: 'dropped-by-own-rule', answer, text: `${describeDecision(end)}, which is ours` }
   }
+  if (end.direction === 'reply' && !evidence.tracksIpvs) {
+    const why = 'net.ipv4.vs.conntrack is not 1, so what follows in a connection is a new one to netfilter'
+    const text = `${why}: the answer is rejected by ${ruleName(by)}, which takes it for a connection to a service address`
+    return { code: 'ipvs-conntrack-off', answer, text, advice: 'sysctl -w net.ipv4.vs.conntrack=1' }
+  }
   const known = because(end, evidence, 'set-entry-missing', 'set-full', 'rule-missing')
   if (known !== undefined) return known
   if (evidence.hasServer) {

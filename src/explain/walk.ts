@@ -134,6 +134,7 @@ export class Walk {
       mark: 0,
       connectionMark: 0,
       state: 'NEW',
+      isTracked: false,
       direction: 'ORIGINAL',
       original: { source: origin.address, destination: target.address, destinationPort: target.port },
       sourceTranslated: false,
@@ -392,7 +393,7 @@ export class Walk {
   }
 
   /** The answer of a process of the node: OUTPUT, in which IPVS gives it back its service address after mangle. */
-  #replyFromNode(way: Way): Promise<readonly Way[]> {
+  async #replyFromNode(way: Way): Promise<readonly Way[]> {
     const { packet } = way
     const { server } = packet
     const service: Stage = async (one) =>
@@ -403,16 +404,33 @@ export class Walk {
     const loop: Stage = async (one) => [{ ...one, packet: { ...one.packet, inLink: 'lo', outLink: '' } }]
     const code = server === undefined ? 'local-socket' : 'answered'
     const done = this.#finish(code, 'answered', 'socket', 'the client is answered', packet.source)
-    return this.#through(
-      [turned(way, isOwn ? 'lo' : this.#facts.origin.inLink)],
-      [
-        ...this.#output(),
-        service,
-        ...this.#leaving(),
-        ...(isOwn ? [loop, ...this.#prerouting(), ...this.#input()] : []),
-        done,
-      ],
-    )
+    const stages = [
+      ...this.#output(),
+      service,
+      ...this.#leaving(),
+      ...(isOwn ? [loop, ...this.#prerouting(), ...this.#input()] : []),
+      done,
+    ]
+    const answer = turned(way, 'lo')
+    if (isOwn) return this.#answer(answer, stages)
+    const route = await this.#routeOut(answer.packet)
+    if (route.kind !== 'unicast') return [this.#noRouteBack(answer, route)]
+    return this.#answer({ ...answer, packet: { ...answer.packet, outLink: route.link } }, stages)
+  }
+
+  /**
+   * The answer, first packet and later ones: of a connection over TCP that is not tracked the first is invalid to netfilter,
+   * and the next begins one that it picks up (nf_conntrack_tcp_loose).
+   */
+  async #answer(start: Way, stages: readonly Stage[]): Promise<readonly Way[]> {
+    const first = await this.#through([start], stages)
+    const isLoose = this.#kernel.sysctl('net/netfilter/nf_conntrack_tcp_loose') !== '0'
+    if (start.packet.state !== 'INVALID' || !isLoose) return first
+    const isAnswered = ({ end }: Way): boolean => end?.code === 'answered' || end?.code === 'local-socket'
+    if (!first.some(isAnswered)) return first
+    const on = withStep(start, 'connected', 'the connection stands; what follows is of another state to netfilter')
+    const later = await this.#through([{ ...on, packet: { ...on.packet, state: 'NEW' } }], stages)
+    return later.every(isAnswered) ? first : [...first.filter((way) => !isAnswered(way)), ...later]
   }
 
   /** The answer of a destination that is no process of this node. */
@@ -461,7 +479,7 @@ export class Walk {
     const onward: Stage = bridged
       ? (one) => this.#replyForward({ ...one, packet: { ...one.packet, outLink: route.link } })
       : (one) => this.#routeReply(one)
-    return this.#through([in_], [...this.#prerouting(), untranslate, onward])
+    return this.#answer(in_, [...this.#prerouting(), untranslate, onward])
   }
 
   async #routeReply(way: Way): Promise<readonly Way[]> {
@@ -476,8 +494,12 @@ export class Walk {
       if (off !== undefined) return [ended(way, off)]
       return this.#replyForward({ ...way, packet: { ...way.packet, outLink: route.link } })
     }
-    const { code, ...end } = this.#noRoute(way, route, 'no-route-back').end!
-    return [ended(way, { ...end, code, answer: 'nothing', direction: 'reply' })]
+    return [this.#noRouteBack(way, route)]
+  }
+
+  /** The answer finds no way to the client. */
+  #noRouteBack(way: Way, route: RouteAnswer): Way {
+    return ended(way, { ...this.#noRoute(way, route, 'no-route-back').end!, answer: 'nothing', direction: 'reply' })
   }
 
   /** IPVS gives an answer its service address back after filter FORWARD. */
@@ -621,7 +643,9 @@ function fromPassage(way: Way, passage: Passage, place: string, direction: 'requ
   const { hits, packet, fate } = passage
   const decided = fate.kind === 'accept' || hits.includes(fate.by) ? hits : [...hits, fate.by]
   const steps = decided.length === 0 ? way.steps : [...way.steps, { direction, place, text: '', hits: decided }]
-  const next: Way = { ...way, packet, steps, doubts: [...way.doubts, ...passage.doubts] }
+  // Connection tracking comes right after the first of the tables.
+  const tracked = { ...packet, isTracked: packet.isTracked || place.startsWith('raw ') }
+  const next: Way = { ...way, packet: tracked, steps, doubts: [...way.doubts, ...passage.doubts] }
   if (fate.kind === 'accept') return next
   const { by } = fate
   if (fate.kind === 'untold') {
@@ -655,6 +679,7 @@ function turned(way: Way, outLink: string, bridged = false): Way {
       bridged,
       mark: 0,
       state,
+      isTracked: false,
       direction: 'REPLY',
     },
   }

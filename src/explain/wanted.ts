@@ -7,6 +7,7 @@ import type { LocalDetector } from '../model/local-detector.ts'
 import { destinationKey, serverKey, type ServerId } from '../model/virtual-server.ts'
 import type { Contribution } from '../proxier/contribution.ts'
 import { mergeEndpoints, type PortEndpoint } from '../proxier/endpoint-choice.ts'
+import type { ExternalRanges } from '../proxier/external-addresses.ts'
 import { nodePortAddresses } from '../proxier/node-addresses.ts'
 import { planPort, type NodeFacts } from '../proxier/planner.ts'
 import type { KernelState } from './kernel-state.ts'
@@ -18,6 +19,7 @@ export interface PlanSettings {
   readonly nodePortRanges: readonly Cidr[] | 'primary'
   readonly nodeIPs: readonly string[]
   readonly strictExternal: boolean
+  readonly externalRanges: ExternalRanges
   readonly masqueradeBit: number
   readonly masqueradeAll: boolean
   readonly localDetector: (family: Family, podCIDRs: readonly string[]) => LocalDetector | undefined
@@ -69,6 +71,7 @@ export function planWanted(
     zone: node?.zone ?? '',
     scheduler: settings.scheduler,
     strictExternal: settings.strictExternal && settings.localDetector(family, node?.podCIDRs ?? []) !== undefined,
+    externalRanges: settings.externalRanges,
     nodeAddresses: new Set(nodeAddresses),
     nodeIP,
     nodePortAddresses:

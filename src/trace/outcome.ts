@@ -112,6 +112,7 @@ function wayOf(flow: Flow, { request, reply }: Told, target: ServerId, steps: re
     mark: 0,
     connectionMark: 0,
     state: 'NEW',
+    isTracked: true,
     direction: reply === undefined ? 'ORIGINAL' : 'REPLY',
     original: { source: client, destination: target.address, destinationPort: target.port },
     ...(destination === undefined ? {} : { server: target }),

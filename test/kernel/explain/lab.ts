@@ -77,7 +77,9 @@ export class Explainer {
   constructor(namespace: Namespace, folder: string, node: string, ...flags: readonly string[]) {
     const given = ['--proxy-mode=ipvs', `--hostname-override=${node}`, clusterCIDRs, ...flags]
     const program = [join(import.meta.dirname, 'explain-main.ts'), folder, ...given]
-    this.#child = spawn('ip', ['netns', 'exec', namespace.name, process.execPath, ...program], {
+    // V8's helper threads break now and then under emulation.
+    const runtime = [process.execPath, '--single-threaded']
+    this.#child = spawn('ip', ['netns', 'exec', namespace.name, ...runtime, ...program], {
       stdio: ['pipe', 'pipe', 'inherit'],
     })
     this.#answers = createInterface({ input: this.#child.stdout! })[Symbol.asyncIterator]()

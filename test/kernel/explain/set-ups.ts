@@ -205,6 +205,11 @@ const rules: readonly SetUp[] = [
     code: 'not-tracked',
     says: 'takes it away from connection tracking',
   }),
+  ruled('NOTRACK where it is tracked already', '-t raw OUTPUT -p tcp -j CT --notrack', {
+    from: 'client',
+    to: 'hostB',
+    code: 'served',
+  }),
   ruled('a foreign DNAT', `-t nat PREROUTING -p tcp -d ${vip1} -j DNAT --to-destination ${a2}:8081`, {
     from: 'client',
     code: 'redirected-by-foreign-rule',
@@ -475,6 +480,12 @@ const kernelState: readonly SetUp[] = [
     says: 'net.ipv4.vs.conntrack is not 1',
     doctor: ['vs-conntrack', 'net.ipv4.vs.conntrack is 0'],
   }),
+  switchedOff('vs.conntrack off, the node asks', 'net.ipv4.vs.conntrack', {
+    from: 'node-a',
+    to: 'self',
+    code: 'ipvs-conntrack-off',
+    says: 'net.ipv4.vs.conntrack is not 1',
+  }),
   switchedOff('forwarding off', 'net.ipv4.ip_forward', {
     from: 'client',
     to: 'self',
@@ -585,6 +596,20 @@ const ofTheCluster: readonly SetUp[] = [
     to: 'dead',
     code: 'endpoint-not-listening',
     says: 'no process of this node listens on 192.168.60.1:6444/TCP',
+  }),
+  changed(
+    'a process of the node finds no way back to the client',
+    'ip -6 route add prohibit fd44:1::2/128',
+    'ip -6 route del prohibit fd44:1::2/128',
+    { from: 'a1', to: 'host', at: 'node-a', family: 'IPv6', code: 'no-route-back', says: 'no route to fd44:1::2' },
+  ),
+  as('the endpoint does not listen, and ::1 is not told', {
+    from: 'node-a',
+    source: '::1',
+    to: 'dead',
+    family: 'IPv6',
+    code: 'endpoint-not-listening',
+    says: 'alone, where there is none',
   }),
   as('a VIP of ipMode Proxy is not ours', {
     from: 'node-a',

@@ -7,6 +7,7 @@ import { portAt } from '../../../src/explain/cluster.ts'
 import { explain, type Explanation, type ExplainRequest } from '../../../src/explain/explain.ts'
 import { snapshotState, type Snapshot } from '../../../src/explain/snapshot.ts'
 import { planWanted, type PlanSettings } from '../../../src/explain/wanted.ts'
+import { anyExternal } from '../../../src/proxier/external-addresses.ts'
 import type { Family } from '../../../src/model/address.ts'
 import type { EndpointSliceRecord, NodeRecord, ServiceRecord } from '../../../src/model/cluster.ts'
 import type { SetRole } from '../../../src/model/sets.ts'
@@ -22,6 +23,7 @@ export const settings: PlanSettings = {
   nodePortRanges: [],
   nodeIPs: [],
   strictExternal: false,
+  externalRanges: anyExternal,
   masqueradeBit: 14,
   masqueradeAll: false,
   localDetector: (family) => ({ kind: 'cidr', cidr: family === 'IPv4' ? '10.244.0.0/16' : 'fd44::/16' }),

@@ -195,6 +195,7 @@ const packet: Packet = {
   state: 'NEW',
   direction: 'ORIGINAL',
   original: { source: '10.9.9.9', destination: '10.96.0.10', destinationPort: 80 },
+  isTracked: false,
   sourceTranslated: false,
 }
 

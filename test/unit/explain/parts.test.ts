@@ -34,6 +34,7 @@ const packet: Packet = {
   state: 'NEW',
   direction: 'ORIGINAL',
   original: { source: '10.244.1.9', destination: '10.96.0.10', destinationPort: 80 },
+  isTracked: false,
   sourceTranslated: false,
 }
 const reply: Packet = {

@@ -422,6 +422,15 @@ const cases: readonly Case[] = [
     answer: 'nothing',
   },
   {
+    name: 'vs.conntrack off, the node asks: what follows the first packet of the answer is rejected',
+    change: (s) => withSysctl(s, 'net/ipv4/vs/conntrack', '0'),
+    to: clusterIP,
+    from: 'node',
+    code: 'ipvs-conntrack-off',
+    answer: 'nothing',
+    says: 'a new one to netfilter',
+  },
+  {
     name: 'NOTRACK of somebody else',
     shape: remote,
     change: (s) => withRules(s, 'raw', 'PREROUTING', ['-p tcp -j CT --notrack']),
@@ -429,6 +438,15 @@ const cases: readonly Case[] = [
     from: outside,
     code: 'not-tracked',
     answer: 'nothing',
+  },
+  {
+    name: 'NOTRACK of somebody else where it is tracked already',
+    shape: remote,
+    change: (s) => withRules(s, 'raw', 'OUTPUT', ['-p tcp -j CT --notrack']),
+    to: nodePort,
+    from: outside,
+    code: 'served',
+    answer: 'answered',
   },
   {
     name: 'an ACCEPT of somebody else before masquerading',
