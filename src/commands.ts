@@ -17,6 +17,7 @@ const runners: Readonly<Record<CommandName, Runner>> = {
   doctor: runDoctor,
   explain: runExplanation,
   trace: runTrace,
+  migrate: async (inspection) => (await import('./inspect/migrate.ts')).runMigrateCheck(inspection),
   'support-bundle': async (inspection) => (await import('./inspect/planning.ts')).runSupportBundle(inspection),
 }
 

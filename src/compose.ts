@@ -16,6 +16,7 @@ import { familyOf, type Cidr, type Family } from './model/address.ts'
 import type { ClusterListener, NodeRecord } from './model/cluster.ts'
 import type { LocalDetector } from './model/local-detector.ts'
 import { readNodeAddresses } from './open.ts'
+import type { ExternalRanges } from './proxier/external-addresses.ts'
 import { Ledger } from './proxier/ledger.ts'
 import { Proxier, type ProxierObserver, type ProxierOptions, type ProxierParts } from './proxier/proxier.ts'
 import type { WantedSource } from './wanted/local.ts'
@@ -36,6 +37,7 @@ export interface FamilySettings {
   /** The node's IPs where the configuration names them. */
   readonly nodeIPs: readonly string[]
   readonly strictExternal: boolean
+  readonly externalRanges: ExternalRanges
   /** Milliseconds; 0: as long as connections last. */
   readonly drainTimeout: number
 }
@@ -66,6 +68,7 @@ export function proxierOptions(family: Family, settings: FamilySettings, log: Lo
     nodePortRanges: settings.nodePortRanges,
     nodeIP: settings.nodeIPs.find((address) => familyOf(address) === family) ?? '',
     strictExternal: settings.strictExternal,
+    externalRanges: settings.externalRanges,
     localDetector: (podCIDRs) => settings.localDetector(family, podCIDRs),
     needsPodCIDR: settings.needsPodCIDR,
     first,
@@ -119,7 +122,11 @@ export function buildStack(
       addresses: { want: (address) => addresses.want(address), unwant: (address) => addresses.unwant(address) },
     },
     ({ server, winner, loser }) =>
-      log.warn('Two Services claim one virtual server; the first by name has it', { object: server, winner, loser }),
+      log.warn('Two Services claim one virtual server; the winner has it, the other waits', {
+        object: server,
+        winner,
+        loser,
+      }),
   )
   const sets = new IpsetLayer({
     family,

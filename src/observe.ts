@@ -52,6 +52,7 @@ export function observe(options: ObserveOptions): ProxierObserver & { restoreFai
       metrics.lastQueued.set({ ip_family: family }, Date.now() / 1000)
     },
     drift: (family, { layer, kind, state }) => metrics.driftRepaired.inc({ ip_family: family, layer, kind, state }),
+    heldBack: (family, { layer, kind, state }) => metrics.heldBack.inc({ ip_family: family, layer, kind, state }),
     clash: (family, owner, address) => {
       metrics.clashes.inc({ ip_family: family })
       events.report({
@@ -59,6 +60,16 @@ export function observe(options: ObserveOptions): ProxierObserver & { restoreFai
         reason: 'ServiceAddressIsNodeAddress',
         action: 'Sync',
         note: `${address} of ${owner} is an address of this node, too: what listens there may be out of reach`,
+      })
+    },
+    refused: (_family, service, { address, reason }) => {
+      const [namespace = '', name = ''] = service.split('/')
+      events.report({
+        type: 'Warning',
+        reason: 'ExternalAddressRefused',
+        action: 'Sync',
+        note: `${address} of Service ${service} is not served on this node: ${reason}`,
+        regarding: { kind: 'Service', apiVersion: 'v1', namespace, name },
       })
     },
     restoreFailed: (family) => metrics.restoreFailures.inc({ ip_family: family }),

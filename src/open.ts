@@ -20,7 +20,8 @@ import { protocols } from './netlink/header.ts'
 
 /** The kernel by netlink: one connection each, shared by the families. */
 export interface Kernel {
-  readonly ipvs: Ipvs & IpvsTraffic
+  /** `reloaded` is called when ip_vs was found to have been loaded anew. */
+  readonly ipvs: Ipvs & IpvsTraffic & { reloaded?: () => void }
   readonly ipset: Ipset
   readonly dummy: Dummy
   readonly flows: Flows

@@ -6,16 +6,22 @@ import type { Ipset } from './ipset/ipset.ts'
 import type { Ipvs, VirtualServer } from './ipvs/ipvs.ts'
 import { describeError, KernelError, ProxyError } from './lib/errors.ts'
 
-/** CAP_NET_ADMIN of linux/capability.h, as a bit of CapEff. */
-const capNetAdmin = 12n
+/**
+ * Capabilities of linux/capability.h that are needed, as bits of CapEff. NET_RAW: iptables opens a raw socket to ask for the
+ * number of an ipset, and its legacy variant for every table.
+ */
+export const neededCapabilities = { NET_ADMIN: 12n, NET_RAW: 13n } as const
 
 /** Throws ProxyError PREFLIGHT unless this process may administer the network of its namespace. */
 export function checkCapability(status: string = readFileSync('/proc/self/status', 'utf8')): void {
-  const effective = /^CapEff:\s*([0-9a-f]+)/m.exec(status)?.[1]
-  if (effective !== undefined && (BigInt(`0x${effective}`) >> capNetAdmin) & 1n) return
-  throw new ProxyError('PREFLIGHT', 'this process lacks the capability CAP_NET_ADMIN', {
+  const effective = BigInt(`0x${/^CapEff:\s*([0-9a-f]+)/m.exec(status)?.[1] ?? '0'}`)
+  const missing = Object.entries(neededCapabilities).filter(([, bit]) => ((effective >> bit) & 1n) === 0n)
+  if (missing.length === 0) return
+  const names = missing.map(([name]) => `CAP_${name}`).join(' and ')
+  const what = missing.length === 1 ? 'capability' : 'capabilities'
+  throw new ProxyError('PREFLIGHT', `this process lacks the ${what} ${names}`, {
     object: 'process',
-    advice: 'run it as root, or with securityContext.capabilities.add: [NET_ADMIN]',
+    advice: `run it as root, or with securityContext.capabilities.add: [${Object.keys(neededCapabilities).join(', ')}]`,
   })
 }
 

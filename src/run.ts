@@ -6,11 +6,14 @@ import { nextConfig } from './config-follower.ts'
 import { externalForm } from './config/external.ts'
 import type { ProxyConfig } from './config/schema.ts'
 import { ProxierHealth } from './health/healthz.ts'
+import { tables } from './iptables/rules.ts'
 import { systemClock } from './lib/clock.ts'
 import { describeError, ProxyError } from './lib/errors.ts'
+import { LineSink } from './lib/line-sink.ts'
 import { createLog, type Log } from './lib/log.ts'
 import { version } from './lib/version.ts'
 import { createMetrics, startAtZero, type Metrics } from './metrics/metrics.ts'
+import { loadModules, modulesFor } from './node/modules.ts'
 import { adjustOomScore } from './node/oom-score.ts'
 import { readTables } from './node/tables.ts'
 import { openIptables, openKernel, type Kernel, type KernelWatch } from './open.ts'
@@ -23,7 +26,8 @@ import { checkAgainstFamilies, nodeNameOf } from './settings.ts'
 export async function runDaemon(line: CommandLine): Promise<number> {
   const text = readConfigFile(line.config)
   const { config, notices } = readConfig(line, text)
-  const log = createLog(config['logging.verbosity'])
+  const lines = LineSink.standardError()
+  const log = createLog(config['logging.verbosity'], lines)
   for (const notice of notices) log.warn(notice)
   log.info('Starting kube-ipvs-proxy', { version, node: nodeNameOf(config), scheduler: config['ipvs.scheduler'] })
   const stop = new AbortController()
@@ -36,7 +40,7 @@ export async function runDaemon(line: CommandLine): Promise<number> {
   checkCapability()
   adjustOomScore(config.oomScoreAdj, log)
   const traffic: KernelWatch['traffic'] = new Map()
-  const metrics = createMetrics(traffic, readTables)
+  const metrics = createMetrics(traffic, () => ({ ...readTables(), droppedLines: lines.dropped }))
   const watch = { traffic, ...watchOf(metrics) }
   const kernel = openKernel(watch)
   try {
@@ -163,15 +167,24 @@ export async function runInit(line: CommandLine): Promise<number> {
   const log = createLog(config['logging.verbosity'])
   for (const notice of notices) log.warn(notice)
   checkCapability()
+  await loadModules(modulesFor(config['ipvs.scheduler']), log)
   const kernel = openKernel()
   try {
     await checkIpvs(kernel.ipvs, config['ipvs.scheduler'])
     await checkIpset(kernel.ipset)
+    await openTables(log)
     await applyNodeSettings(config, kernel, log)
     log.info('Kernel settings are in place')
     return 0
   } finally {
     kernel.close()
+  }
+}
+
+/** The legacy tool has a table's module loaded when it is first asked for it: the daemon itself may not. */
+async function openTables(log: Log): Promise<void> {
+  for (const tool of (await openIptables(log)).values()) {
+    if (tool.variant === 'legacy') for (const table of tables) await tool.save(table)
   }
 }
 

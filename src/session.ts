@@ -4,10 +4,11 @@ import { knownGates } from './config/gates.ts'
 import type { ProxyConfig } from './config/schema.ts'
 import { FlowCleaner } from './conntrack/cleaner.ts'
 import { deviceName } from './dummy/layer.ts'
-import type { ProxierHealth } from './health/healthz.ts'
+import type { ProxierHealth, WorkUnderWay } from './health/healthz.ts'
 import { HttpServer } from './health/server.ts'
 import { identityOf } from './identity.ts'
 import { ServiceHealth } from './health/service-health.ts'
+import { Watchdog } from './health/watchdog.ts'
 import type { IptablesTool } from './iptables/restore.ts'
 import { findLeftovers, findNftLeftovers, removeLeftovers, removeNftLeftovers } from './iptables/leftovers.ts'
 import { applySysctls } from './ipvs/kernel-settings.ts'
@@ -16,14 +17,16 @@ import { Client } from './kube/client.ts'
 import { ApiEvents } from './kube/events.ts'
 import { loadAccess } from './kube/kubeconfig.ts'
 import { ManifestsSource } from './kube/manifests.ts'
+import { TokenReviewer } from './kube/token-review.ts'
 import { systemClock } from './lib/clock.ts'
-import { describeError } from './lib/errors.ts'
+import { describeError, ProxyError } from './lib/errors.ts'
 import type { Log } from './lib/log.ts'
 import { keepHeapSmall } from './lib/memory.ts'
 import { runCommand } from './lib/process.ts'
 import { inOwnTurn, Turn } from './lib/turn.ts'
 import { version } from './lib/version.ts'
 import { listeners } from './listeners.ts'
+import { tokenGuard } from './metrics-guard.ts'
 import type { ResourceFigures } from './metrics/figures.ts'
 import type { Metrics } from './metrics/metrics.ts'
 import type { Family } from './model/address.ts'
@@ -58,6 +61,8 @@ export interface Prepared {
   readonly config: ProxyConfig
   readonly source: TellingSource
   readonly events: Events
+  /** Who says whose a token is; undefined: nobody is asked for one. */
+  readonly reviewer: TokenReviewer | undefined
   /** Lets go of what the source and the Events hold open. */
   close(): void
 }
@@ -77,8 +82,18 @@ export async function prepare(shared: Shared, config: ProxyConfig): Promise<Prep
   if (line.manifests !== undefined) {
     const source = new ManifestsSource({ directory: line.manifests, nodeName, log })
     await source.check()
+    if (config['kubeIpvsProxy.metricsTokenReview']) {
+      throw new ProxyError(
+        'CONFIG',
+        'kubeIpvsProxy.metricsTokenReview has no API server to ask: --manifests is given',
+        {
+          advice: 'unset it, or bind the metrics server to 127.0.0.1',
+        },
+      )
+    }
     return {
       config,
+      reviewer: undefined,
       source: Object.assign(source, { trouble: () => '', resources: () => [] }),
       events: noEvents,
       close: () => {},
@@ -111,7 +126,9 @@ export async function prepare(shared: Shared, config: ProxyConfig): Promise<Prep
     ended.abort()
     client.close()
   }
-  return { config, source: Object.assign(source, { trouble, resources: () => source.states() }), events, close }
+  const reviewer = config['kubeIpvsProxy.metricsTokenReview'] ? new TokenReviewer({ client }) : undefined
+  const telling = Object.assign(source, { trouble, resources: () => source.states() })
+  return { config, source: telling, events, reviewer, close }
 }
 
 /** Kernel settings beside the data path: what --init-only does. Throws ProxyError PREFLIGHT. */
@@ -149,16 +166,23 @@ export async function runSession(shared: Shared, prepared: Prepared, signal: Abo
   const turn = new Turn()
   try {
     await applyNodeSettings(config, kernel, log)
+    kernel.ipvs.reloaded = () => {
+      log.warn('The module ip_vs was loaded anew; its settings are made again, and its virtual servers')
+      applyNodeSettings(config, kernel, log).catch((error: unknown) =>
+        log.error('Settings of the node could not be made again', { error: describeError(error) }),
+      )
+    }
     await checkDummy(kernel.dummy)
     const proxiers = new Map<Family, Proxier>()
     const ledgers = new Map<Family, Ledger>()
     const wanted = new Map<Family, WantedSource>()
     const waiting = new Set<ClusterKind>(['services', 'endpointslices'])
-    health.follow(2 * settings.syncPeriod, () => {
+    const waitingFor = (): string => {
       if (waiting.size > 0) return `waiting for ${[...waiting].join(' and ')}${source.trouble()}`
       const lacking = [...proxiers.values()].some((proxier) => proxier.lacksPodCIDR)
       return lacking ? 'waiting for the Node to get a podCIDR' : 'the kernel is being written'
-    })
+    }
+    health.follow(2 * settings.syncPeriod, waitingFor, () => workOf(proxiers))
     const unsynced = new Set(iptables.keys())
     // Loaded only where it is asked for: a daemon without the page does not carry it.
     const page = showsPage(config) ? new (await import('./web-page.ts')).WebPage() : undefined
@@ -195,8 +219,11 @@ export async function runSession(shared: Shared, prepared: Prepared, signal: Abo
     }
     const limit = config['kubeIpvsProxy.serviceMetricsLimit']
     const traffic = new ServiceTraffic({ ipvs: kernel.ipvs, ledgers, limit, log })
+    const guard = prepared.reviewer && tokenGuard(prepared.reviewer, log)
     const pages = page?.routes({ settings, families: shown, health, ipvs: kernel.ipvs, traffic })
-    servers.push(...listeners(config, metrics, health, log, (format) => traffic.series(format), pages))
+    servers.push(
+      ...listeners(config, metrics, health, log, { series: (format) => traffic.series(format), page: pages, guard }),
+    )
     const path = config['kubeIpvsProxy.statusSocket']
     if (path !== '') {
       const identity = (): Promise<DaemonIdentity> =>
@@ -228,6 +255,12 @@ export async function runSession(shared: Shared, prepared: Prepared, signal: Abo
       },
       log,
     })
+    const watchdog = new Watchdog({
+      clock: systemClock,
+      log,
+      stuck: () => health.stuck(),
+      stalled: () => metrics.eventLoopStalls.inc(),
+    })
     const synced = (kind: ClusterKind): void => {
       waiting.delete(kind)
       listener.synced(kind)
@@ -235,6 +268,7 @@ export async function runSession(shared: Shared, prepared: Prepared, signal: Abo
     const parts = [
       () => source.run({ ...listener, synced }, end),
       () => monitor.run(end),
+      () => watchdog.run(end),
       ...[...proxiers.values()].map((proxier) => () => proxier.run(end)),
     ]
     await Promise.all(parts.map(inOwnTurn))
@@ -243,6 +277,12 @@ export async function runSession(shared: Shared, prepared: Prepared, signal: Abo
     metrics.families.clear()
     metrics.source.resources = () => []
     for (const part of [...servers, ...serviceHealth, prepared]) part.close()
+  }
+}
+
+function* workOf(proxiers: ReadonlyMap<Family, Proxier>): Generator<WorkUnderWay> {
+  for (const [family, proxier] of proxiers) {
+    for (const [work, since] of proxier.underWay) yield { family, work, since }
   }
 }
 

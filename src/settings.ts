@@ -40,6 +40,10 @@ export function settingsOf(config: ProxyConfig, nodeName: string): FamilySetting
     needsPodCIDR: config.detectLocalMode === 'NodeCIDR',
     nodeIPs: bind === undefined || bind === '0.0.0.0' || bind === '::' ? [] : [bind],
     strictExternal: config['kubeIpvsProxy.strictExternalTrafficPolicy'],
+    externalRanges: {
+      allowed: cidrsOf(config['kubeIpvsProxy.allowedExternalCIDRs']),
+      denied: cidrsOf(config['kubeIpvsProxy.deniedExternalCIDRs']),
+    },
     drainTimeout: config['kubeIpvsProxy.drainTimeout'],
   }
 }

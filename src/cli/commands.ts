@@ -1,5 +1,15 @@
 /** Commands beside the daemon: each reads the kernel or the cluster's objects, and none needs the daemon alive. */
-export const commandNames = ['status', 'diff', 'plan', 'conns', 'doctor', 'explain', 'trace', 'support-bundle'] as const
+export const commandNames = [
+  'status',
+  'diff',
+  'plan',
+  'conns',
+  'doctor',
+  'explain',
+  'trace',
+  'migrate',
+  'support-bundle',
+] as const
 
 export type CommandName = (typeof commandNames)[number]
 
@@ -18,7 +28,12 @@ export interface CommandSpec {
   /** In the list of commands. */
   readonly short: string
   /** The word after the command; none: there must not be one. */
-  readonly argument?: { readonly name: string; readonly about: string }
+  readonly argument?: {
+    readonly name: string
+    readonly about: string
+    /** The words that it may be; any where absent. */
+    readonly words?: readonly string[]
+  }
   /** Own options beside those of the daemon. */
   readonly options: Readonly<Record<string, OptionSpec>>
 }
@@ -110,6 +125,13 @@ export const commands: Readonly<Record<CommandName, CommandSpec>> = {
         isSwitch: true,
       },
     },
+  },
+  migrate: {
+    about:
+      'Looks at this node and its cluster before kube-proxy is replaced, and says what will change. Exit code 1 where something has to be done first.',
+    short: 'check: what will change when kube-proxy is replaced',
+    argument: { name: 'check', about: 'looks, and changes nothing', words: ['check'] },
+    options: { output },
   },
   'support-bundle': {
     about: 'All of the above and raw dumps, without secrets, in one file.',

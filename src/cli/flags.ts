@@ -209,6 +209,9 @@ function readCommand(name: CommandName, words: readonly string[], values: Values
   const { argument, options } = commands[name]
   const [word = '', ...more] = words
   if (argument !== undefined && word === '') mistakes.push(`${name} needs ${argument.name}: ${argument.about}`)
+  if (word !== '' && argument?.words?.includes(word) === false) {
+    mistakes.push(`${name}: "${word}" must be ${argument.words.join(' or ')}`)
+  }
   const stray = argument === undefined ? words : more
   for (const one of stray) mistakes.push(`unexpected argument "${one}"`)
   const found = new Map<string, string>()

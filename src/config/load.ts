@@ -49,8 +49,10 @@ export function loadConfig({ file, flags }: Sources): Loaded {
     const { flag, kind } = fields[path] as FieldSpec
     const given = flag === undefined ? undefined : flags.get(flag)
     if (given === undefined) continue
-    if (values.has(path) && !quietFlags.has(flag!)) overriding.push(`--${flag}`)
+    const inFile = values.get(path)
     take(path, kind.fromText(given), `--${flag}`)
+    const differs = JSON.stringify(inFile) !== JSON.stringify(values.get(path))
+    if (inFile !== undefined && differs && !quietFlags.has(flag!)) overriding.push(`--${flag}`)
   }
   for (const [flag, path] of Object.entries(portFlags)) {
     const given = flags.get(flag)
@@ -91,19 +93,19 @@ function readFile(
   take: (path: FieldPath, raw: unknown, name: string) => void,
 ): void {
   const lines = new LineCounter()
-  const document = parseDocument(text, { lineCounter: lines, uniqueKeys: true, merge: false })
-  if (document.errors.length > 0) {
-    for (const error of document.errors) {
-      const { line } = lines.linePos(error.pos[0])
-      problems.push({ path: `line ${line}`, reason: error.message.split('\n')[0]!.replace(/ at line .*$/, '') })
-    }
-    return
-  }
   let root: unknown
   try {
+    const document = parseDocument(text, { lineCounter: lines, uniqueKeys: true, merge: false, logLevel: 'error' })
+    if (document.errors.length > 0) {
+      for (const error of document.errors) {
+        const { line } = lines.linePos(error.pos[0])
+        problems.push({ path: `line ${line}`, reason: error.message.split('\n')[0]!.replace(/ at line .*$/, '') })
+      }
+      return
+    }
     root = document.toJS()
   } catch (error) {
-    // Aliases that lead nowhere, or to too much.
+    // Aliases that lead nowhere, or to too much; or a thousand levels of brackets.
     problems.push({ path: 'file', reason: error instanceof Error ? error.message : String(error) })
     return
   }
@@ -167,6 +169,15 @@ function checkTogether(config: ProxyConfig, problems: Problem[]): void {
       path: 'detectLocal.interfaceNamePrefix',
       reason: 'is needed in detectLocalMode InterfaceNamePrefix',
     })
+  }
+  const [cert, key] = [config['kubeIpvsProxy.metricsTLSCertFile'], config['kubeIpvsProxy.metricsTLSKeyFile']]
+  if ((cert === '') !== (key === '')) {
+    const path = cert === '' ? 'kubeIpvsProxy.metricsTLSCertFile' : 'kubeIpvsProxy.metricsTLSKeyFile'
+    problems.push({ path, reason: 'is needed beside the other one: a certificate and its key' })
+  }
+  if (config['kubeIpvsProxy.metricsTokenReview'] && cert === '') {
+    const reason = 'needs metricsTLSCertFile and metricsTLSKeyFile: tokens must not travel in the clear'
+    problems.push({ path: 'kubeIpvsProxy.metricsTokenReview', reason })
   }
   for (const path of ['healthzBindAddress', 'metricsBindAddress'] as const) {
     if (config[path] !== '' && parseListen(config[path], 1) === undefined)

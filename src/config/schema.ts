@@ -242,6 +242,11 @@ export const fields = {
   'kubeIpvsProxy.serviceMetricsLimit': field(integer(0, 1_000_000), 500, 'service-metrics-limit'),
   'kubeIpvsProxy.statusSocket': field(text, defaultSocket, 'status-socket'),
   'kubeIpvsProxy.webPage': field(boolean, false, 'web-page'),
+  'kubeIpvsProxy.allowedExternalCIDRs': field(cidrs, [] as string[], 'allowed-external-cidrs'),
+  'kubeIpvsProxy.deniedExternalCIDRs': field(cidrs, [] as string[], 'denied-external-cidrs'),
+  'kubeIpvsProxy.metricsTLSCertFile': field(text, '', 'metrics-tls-cert-file'),
+  'kubeIpvsProxy.metricsTLSKeyFile': field(text, '', 'metrics-tls-key-file'),
+  'kubeIpvsProxy.metricsTokenReview': field(boolean, false, 'metrics-token-review'),
 } as const
 
 export type FieldPath = keyof typeof fields

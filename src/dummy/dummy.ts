@@ -36,6 +36,8 @@ export interface Dummy {
   /** Makes a dummy link, left down; EEXIST is an error here. */
   createDevice(name: string): Promise<void>
   deleteDevice(name: string): Promise<void>
+  /** Gives a link that is down another name. */
+  renameDevice(linkIndex: number, name: string): Promise<void>
   /** Adds /32 or /128 addresses; one that is there already is success. Answers which were refused, and why. */
   bind(linkIndex: number, addresses: readonly string[]): Promise<ReadonlyMap<string, KernelError>>
   /** Removes addresses, /32 or /128 unless written "10.0.0.1/24"; one that is absent is success. */

@@ -3,7 +3,7 @@ import { KernelError } from '../lib/errors.ts'
 import { familyOf } from '../model/address.ts'
 import { errno } from '../netlink/errno.ts'
 import type { AddressDigest, AddressFilter, Dummy, InterfaceAddress, Link } from './dummy.ts'
-import { addressHash, bindError, createDeviceError } from './messages.ts'
+import { addressHash, bindError, createDeviceError, renameDeviceError } from './messages.ts'
 
 /**
  * Says what goes wrong: called with the operation ("bind", "links", …) and its object. For one address a KernelError
@@ -16,7 +16,7 @@ export class FakeDummy implements Dummy {
   /** What was asked for, in order: "createDevice kube-ipvs0", "bind 10.96.0.1". */
   readonly calls: string[] = []
   fault: Fault | undefined
-  readonly #links: Link[] = [{ index: 1, name: 'lo', kind: '' }]
+  #links: Link[] = [{ index: 1, name: 'lo', kind: '' }]
   #addresses: InterfaceAddress[] = [
     { linkIndex: 1, family: 'IPv4', address: '127.0.0.1', prefix: 8 },
     { linkIndex: 1, family: 'IPv6', address: '::1', prefix: 128 },
@@ -61,6 +61,13 @@ export class FakeDummy implements Dummy {
     if (at < 0) return
     const [gone] = this.#links.splice(at, 1)
     this.#addresses = this.#addresses.filter((present) => present.linkIndex !== gone?.index)
+  }
+
+  async renameDevice(linkIndex: number, name: string): Promise<void> {
+    this.#calledOrThrow('renameDevice', name)
+    if (!this.#links.some(({ index }) => index === linkIndex)) throw renameDeviceError(errno.ENODEV, linkIndex, name)
+    if (this.#links.some((link) => link.name === name)) throw renameDeviceError(errno.EEXIST, linkIndex, name)
+    this.#links = this.#links.map((link) => (link.index === linkIndex ? { ...link, name } : link))
   }
 
   async bind(linkIndex: number, addresses: readonly string[]): Promise<ReadonlyMap<string, KernelError>> {

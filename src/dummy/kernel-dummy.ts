@@ -16,6 +16,8 @@ import {
   deleteDeviceError,
   deleteDeviceMessage,
   hashOfMessage,
+  renameDeviceError,
+  renameDeviceMessage,
   isGone,
   listAddressesMessage,
   listLinksMessage,
@@ -70,6 +72,11 @@ export class KernelDummy implements Dummy {
   async deleteDevice(name: string): Promise<void> {
     const reply = await this.#connection.request(deleteDeviceMessage(name))
     if (reply.errno !== 0 && !isGone(reply.errno)) throw deleteDeviceError(reply.errno, name)
+  }
+
+  async renameDevice(linkIndex: number, name: string): Promise<void> {
+    const reply = await this.#connection.request(renameDeviceMessage(linkIndex, name))
+    if (reply.errno !== 0) throw renameDeviceError(reply.errno, linkIndex, name)
   }
 
   bind(linkIndex: number, addresses: readonly string[]): Promise<ReadonlyMap<string, KernelError>> {

@@ -6,7 +6,15 @@ import { mapInTurns } from '../lib/turn.ts'
 import { cidrContains, isIPv6LinkLocal, type Cidr, type Family } from '../model/address.ts'
 import { isHeld, Refusals } from '../reconcile/apply.ts'
 import { DeltaSet } from '../reconcile/delta-set.ts'
-import type { Count, Drift, Layer, Outcome, Owner } from '../reconcile/layer.ts'
+import {
+  repairAll,
+  type Count,
+  type Drift,
+  type Judge,
+  type Layer,
+  type Outcome,
+  type Owner,
+} from '../reconcile/layer.ts'
 import { WriteGuard } from '../reconcile/write-guard.ts'
 import type { Dummy, InterfaceAddress } from './dummy.ts'
 import { addressHash } from './messages.ts'
@@ -44,6 +52,8 @@ export class DummyLayer implements Layer {
   readonly #addresses = new DeltaSet(addressHash)
   readonly #ownBound = new Set<string>()
   #index: number | undefined
+  /** The name that somebody else had given to our device, until it is told. */
+  #foundAs: string | undefined
   #adopted = false
   readonly #guard = new WriteGuard()
   readonly #thrift: Thrift
@@ -72,14 +82,17 @@ export class DummyLayer implements Layer {
     yield { kind: 'address', wanted: this.#addresses.wantedCount, present: this.#addresses.presentCount }
   }
 
-  async resync(thrifty = false): Promise<readonly Drift[]> {
+  async resync(thrifty = false, judge: Judge = repairAll): Promise<readonly Drift[]> {
     const isDue = this.#addresses.presentCount < fewAddresses || this.#thrift.isDue
-    // Another device, or none, has none of them.
-    if (thrifty && !isDue && this.#index !== undefined && (await this.#findDevice()) === this.#index) return []
-    return this.#thrift.during(() => this.#compare())
+    if (thrifty && !isDue && this.#index !== undefined) {
+      const index = await this.#findDevice()
+      // Another device, or none, has none of them; one that had another name is to be told.
+      if (index === this.#index && this.#foundAs === undefined) return []
+    }
+    return this.#thrift.during(() => this.#compare(judge))
   }
 
-  async #compare(): Promise<readonly Drift[]> {
+  async #compare(judge: Judge): Promise<readonly Drift[]> {
     const drifts: Drift[] = []
     const report = (kind: string, object: string, state: string): void => {
       if (this.#adopted) drifts.push({ layer: this.name, kind, object, state })
@@ -91,6 +104,8 @@ export class DummyLayer implements Layer {
     const { mark } = read
     const { found, index } = read.found
     this.#index = index
+    if (this.#foundAs !== undefined) report('device', `${deviceName}, which had become ${this.#foundAs}`, 'changed')
+    this.#foundAs = undefined
     if (this.#index === undefined) {
       // Its addresses went with it: one thing happened, one line says so.
       if (hadDevice && this.#options.speaksForDevice) report('device', deviceName, 'missing')
@@ -110,15 +125,21 @@ export class DummyLayer implements Layer {
       if (kept || isIPv6LinkLocal(address)) othersSum = withHash(othersSum, addressHash(key))
       else now.add(key)
     }
-    const differences = await this.#addresses.differences(now)
+    const { missing, foreign } = await this.#addresses.differences(now)
     // Written meanwhile: the next look judges them.
     if (!this.#guard.isAt(mark)) return drifts
     this.#othersSum = othersSum
-    if (hadDevice && !replaced) {
-      for (const address of differences.missing) report('address', `${address} on ${deviceName}`, 'missing')
-      for (const address of differences.foreign) report('address', `${address} on ${deviceName}`, 'foreign')
+    const isTaken = (address: string, state: string): boolean => {
+      if (!this.#adopted || !hadDevice || replaced) return true
+      const drift = { layer: this.name, kind: 'address', object: `${address} on ${deviceName}`, state }
+      if (!judge(drift)) return false
+      drifts.push(drift)
+      return true
     }
-    this.#addresses.take(differences)
+    this.#addresses.take({
+      missing: missing.filter((address) => isTaken(address, 'missing')),
+      foreign: foreign.filter((address) => isTaken(address, 'foreign')),
+    })
     this.#adopted = true
     return drifts
   }
@@ -191,14 +212,23 @@ export class DummyLayer implements Layer {
   }
 
   async #findDevice(): Promise<number | undefined> {
-    const link = (await this.#options.dummy.links()).find(({ name }) => name === deviceName)
-    if (link !== undefined && link.kind !== 'dummy') {
+    const links = await this.#options.dummy.links()
+    const link = links.find(({ name }) => name === deviceName)
+    if (link === undefined) {
+      const renamed = links.find(({ index, kind }) => index === this.#index && kind === 'dummy')
+      if (renamed === undefined) return undefined
+      // Under another name its addresses would be the node's own: a new device beside it would be the worse repair.
+      await this.#guard.write(() => this.#options.dummy.renameDevice(renamed.index, deviceName))
+      this.#foundAs = renamed.name
+      return renamed.index
+    }
+    if (link.kind !== 'dummy') {
       throw new ProxyError('KERNEL', `device ${deviceName} exists but is no dummy device (${link.kind || 'no kind'})`, {
         object: deviceName,
         advice: `remove or rename it: ip link delete ${deviceName}`,
       })
     }
-    return link?.index
+    return link.index
   }
 
   async #createDevice(): Promise<void> {

@@ -44,13 +44,14 @@ export const addressAttributes = attributes('address', {
 
 type LinkAttributes = Parameters<typeof linkAttributes.write>[1]
 
-function linkMessage(type: number, extra: number, value: LinkAttributes): Message {
+function linkMessage(type: number, extra: number, value: LinkAttributes, index = 0): Message {
   return {
     type,
     flags: extra,
     write: (writer) => {
       const at = writer.reserve(linkHeaderLength)
       writer.buffer.fill(0, at, at + linkHeaderLength)
+      writer.buffer.writeInt32LE(index, at + 4)
       linkAttributes.write(writer, value)
     },
   }
@@ -62,6 +63,10 @@ export function createDeviceMessage(name: string): Message {
 
 export function deleteDeviceMessage(name: string): Message {
   return linkMessage(messageTypes.deleteLink, 0, { name })
+}
+
+export function renameDeviceMessage(linkIndex: number, name: string): Message {
+  return linkMessage(messageTypes.newLink, 0, { name }, linkIndex)
 }
 
 export function listLinksMessage(): Message {
@@ -191,6 +196,11 @@ export function createDeviceError(value: number, name: string): KernelError {
 
 export function deleteDeviceError(value: number, name: string): KernelError {
   return kernelError(value, 'delete', `dummy device ${name}`)
+}
+
+export function renameDeviceError(value: number, linkIndex: number, name: string): KernelError {
+  const advice = value === errno.EBUSY ? 'the kernel renames only a device that is down: ip link set … down' : undefined
+  return kernelError(value, 'rename', `link ${linkIndex} to ${name}`, advice)
 }
 
 /** An absent address, or a device that is gone with all of its addresses. */

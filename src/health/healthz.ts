@@ -1,4 +1,4 @@
-import type { Clock } from '../lib/clock.ts'
+import { timeOfDay, type Clock } from '../lib/clock.ts'
 import type { Family } from '../model/address.ts'
 
 /** Answer of /healthz or /livez: status code and JSON body as upstream has them, and a reason where unhealthy. */
@@ -7,10 +7,24 @@ export interface HealthAnswer {
   readonly body: string
 }
 
+/** Work of a family that has begun and not ended. */
+export interface WorkUnderWay {
+  readonly family: Family
+  readonly work: 'pass' | 'look'
+  /** By the clock. */
+  readonly since: number
+}
+
 interface FamilyState {
   queuedAt: number | undefined
   updatedAt: number | undefined
 }
+
+/**
+ * Milliseconds after which work is taken for stuck, whatever the sync period: all that it waits for has a time-out of
+ * seconds, and the largest cluster takes minutes.
+ */
+const stuckAfter = 5 * 60_000
 
 const zeroTime = '0001-01-01T00:00:00Z'
 
@@ -23,6 +37,7 @@ export class ProxierHealth {
   #limit: number
   readonly #families = new Map<Family, FamilyState>()
   #waitingFor: () => string
+  #underWay: () => Iterable<WorkUnderWay> = () => []
   #eligible: boolean
 
   /**
@@ -37,10 +52,18 @@ export class ProxierHealth {
     for (const family of families) this.#families.set(family, { queuedAt: undefined, updatedAt: undefined })
   }
 
-  /** From here on another limit counts, and another source is waited for. */
-  follow(limit: number, waitingFor: () => string): void {
+  /** From here on another limit counts, another source is waited for, and other work is watched. */
+  follow(limit: number, waitingFor: () => string, underWay: () => Iterable<WorkUnderWay> = () => []): void {
     this.#limit = limit
     this.#waitingFor = waitingFor
+    this.#underWay = underWay
+  }
+
+  /** Work that has been under way for too long. */
+  stuck(): WorkUnderWay | undefined {
+    const latest = this.#clock.now() - stuckAfter
+    for (const one of this.#underWay()) if (one.since <= latest) return one
+    return undefined
   }
 
   /** Whether every family keeps up: what a Service's own health check asks, whatever the node's state. */
@@ -58,7 +81,8 @@ export class ProxierHealth {
 
   /** When the family was last in sync, in milliseconds since the epoch; 0 before the first time. */
   lastUpdate(family: Family): number {
-    return this.#families.get(family)?.updatedAt ?? 0
+    const at = this.#families.get(family)?.updatedAt
+    return at === undefined ? 0 : timeOfDay(at)
   }
 
   setEligible(eligible: boolean): void {
@@ -79,12 +103,16 @@ export class ProxierHealth {
     let healthy = true
     let newest = 0
     let reason = ''
+    const stuck = this.stuck()
     for (const [family, { queuedAt, updatedAt }] of this.#families) {
       const late = queuedAt !== undefined && now - queuedAt >= this.#limit
       // A process that waits for the API server is alive: only the load balancer must stay away.
-      const well = !late && (updatedAt !== undefined || !withNode)
+      const well = !late && stuck?.family !== family && (updatedAt !== undefined || !withNode)
       if (!well) {
         healthy = false
+        if (stuck?.family === family) {
+          reason ||= `${family}: a ${stuck.work} has not ended for ${Math.round((now - stuck.since) / 1000)} s`
+        }
         reason ||=
           updatedAt === undefined ? `first sync not done: ${this.#waitingFor()}` : `${family}: a sync is overdue`
       }
@@ -106,5 +134,5 @@ export class ProxierHealth {
 }
 
 function time(milliseconds: number): string {
-  return new Date(milliseconds).toISOString()
+  return new Date(timeOfDay(milliseconds)).toISOString()
 }

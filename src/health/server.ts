@@ -1,9 +1,11 @@
 import { chmodSync, mkdirSync, rmSync } from 'node:fs'
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http'
+import { createServer as createSecureServer, Server as SecureServer } from 'node:https'
 import { connect } from 'node:net'
 import { dirname } from 'node:path'
 import { describeError, ProxyError } from '../lib/errors.ts'
 import type { Log } from '../lib/log.ts'
+import type { TlsFiles } from './tls-files.ts'
 
 /** What a route sees of a request. */
 export interface Request {
@@ -29,8 +31,19 @@ export interface Reply {
 export type Handler = (request: Request) => Reply | Promise<Reply>
 export type Method = 'GET' | 'PUT' | 'DELETE'
 
-/** By path: what answers GET and HEAD, or a handler for each method; `any` answers whatever method alike. */
-export type Routes = Readonly<Record<string, Handler | Partial<Readonly<Record<Method | 'any', Handler>>>>>
+/** By path: what answers GET and HEAD, or a handler for each method. */
+export type Routes = Readonly<Record<string, Handler | Partial<Readonly<Record<Method, Handler>>>>>
+
+/** Who asks for what. */
+export interface Visit {
+  readonly method: string
+  readonly path: string
+  /** Header Authorization; "" where absent. */
+  readonly authorization: string
+}
+
+/** What is answered to one who may not ask; undefined: he may. */
+export type Guard = (visit: Visit) => Promise<Reply | undefined>
 
 /** Where a server listens: on a port, or on a socket of the file system that root alone may open. */
 export type ListenAddress = { readonly host: string; readonly port: number } | { readonly path: string }
@@ -44,9 +57,18 @@ export interface HttpOptions {
   readonly retryMs?: number
   /** Milliseconds that a client may leave a piece of an answer lying. */
   readonly stallMs?: number
+  /** Milliseconds within which a request must have come whole. */
+  readonly requestMs?: number
+  /** It speaks TLS with these. */
+  readonly tls?: TlsFiles
+  /** Asked before any route is. */
+  readonly guard?: Guard
   readonly routes: Routes
   readonly log: Log
 }
+
+/** Of each server at a time; further ones are closed at once. */
+export const mostConnections = 100
 
 const plainText = 'text/plain; charset=utf-8'
 
@@ -63,14 +85,11 @@ export class HttpServer {
 
   /** Resolves when it listens, or, without hardFail, after the first try. */
   async start(): Promise<void> {
-    const { at, hardFail, log, name, retryMs = 5000 } = this.#options
+    const { at, hardFail, log, name, retryMs = 5000, tls } = this.#options
     const place = 'path' in at ? { path: at.path } : { host: at.host, port: at.port }
-    const server = createServer(
-      { maxHeaderSize: 8192, requestTimeout: 10_000, headersTimeout: 10_000 },
-      (request, response) => void this.#respond(request, response),
-    )
-    server.maxConnections = 100
+    let server: Server
     try {
+      server = await this.#create()
       if ('path' in at) await makeRoom(at.path)
       await new Promise<void>((resolve, reject) => {
         server.once('error', reject)
@@ -80,6 +99,7 @@ export class HttpServer {
       if ('path' in at) chmodSync(at.path, 0o600)
     } catch (error) {
       if (hardFail) {
+        if (error instanceof ProxyError) throw error
         const facts = { advice: 'free the address, or unset bindAddressHardFail to have it tried again' }
         const where = 'path' in at ? at.path : `${at.host} port ${at.port}`
         throw new ProxyError('CONFIG', `the ${name} server cannot listen on ${where}`, facts, error)
@@ -97,7 +117,28 @@ export class HttpServer {
     }
     server.on('error', (error) => log.error('HTTP server failed', { server: name, error: describeError(error) }))
     this.#server = server
+    if (server instanceof SecureServer) tls?.follow((pair) => server.setSecureContext(pair))
     log.v(1, 'HTTP server listens', { server: name, ...place, ...('path' in at ? {} : { port: this.port }) })
+  }
+
+  async #create(): Promise<Server> {
+    const { tls, requestMs = 10_000 } = this.#options
+    const limits = {
+      maxHeaderSize: 8192,
+      requestTimeout: requestMs,
+      headersTimeout: requestMs,
+      handshakeTimeout: requestMs,
+      keepAliveTimeout: 5000,
+      // Node looks for connections that are too slow no more often than this.
+      connectionsCheckingInterval: requestMs / 4,
+    }
+    const respond = (request: IncomingMessage, response: ServerResponse): void => void this.#respond(request, response)
+    const server =
+      tls === undefined
+        ? createServer(limits, respond)
+        : createSecureServer({ ...limits, ...(await tls.read()), minVersion: 'TLSv1.2' }, respond)
+    server.maxConnections = mostConnections
+    return server
   }
 
   /** The port it listens on; 0 while it does not. */
@@ -109,6 +150,7 @@ export class HttpServer {
   close(): void {
     this.#closed = true
     clearTimeout(this.#retry)
+    this.#options.tls?.close()
     this.#server?.close()
     this.#server?.closeAllConnections()
   }
@@ -123,13 +165,17 @@ export class HttpServer {
       log.error('HTTP request failed', { server: name, path, error: describeError(error) })
     let reply: Reply
     try {
-      reply = await this.#reply(method, path, {
-        query: new URLSearchParams(query),
-        accept: request.headers.accept ?? '',
-        site: request.headers['sec-fetch-site'] ?? '',
-        signal: gone.signal,
-        text: (most) => readText(request, most),
-      })
+      const { authorization = '' } = request.headers
+      reply = await this.#reply(
+        { method, path, authorization },
+        {
+          query: new URLSearchParams(query),
+          accept: request.headers.accept ?? '',
+          site: request.headers['sec-fetch-site'] ?? '',
+          signal: gone.signal,
+          text: (most) => readText(request, most),
+        },
+      )
     } catch (error) {
       if (gone.signal.aborted) return
       tell(error)
@@ -139,10 +185,9 @@ export class HttpServer {
     const length = typeof body === 'string' ? { 'Content-Length': Buffer.byteLength(body) } : {}
     response.writeHead(code, { 'Content-Type': type, 'X-Content-Type-Options': 'nosniff', ...length, ...headers })
     if (method === 'HEAD') response.end()
-    else if (typeof body === 'string') response.end(body)
     else {
       try {
-        await send(body, response, stallMs)
+        await send(typeof body === 'string' ? [body] : body, response, stallMs)
       } catch (error) {
         // Cut off: an end would make half an answer look whole.
         response.destroy()
@@ -151,13 +196,15 @@ export class HttpServer {
     }
   }
 
-  async #reply(method: string, path: string, request: Request): Promise<Reply> {
-    const { routes } = this.#options
+  async #reply(visit: Visit, request: Request): Promise<Reply> {
+    const { routes, guard } = this.#options
+    const { method, path } = visit
     const route = Object.hasOwn(routes, path) ? routes[path]! : undefined
     if (route === undefined) return { code: 404, type: plainText, body: '404 page not found' }
     const handlers = typeof route === 'function' ? { GET: route } : route
-    const handler = handlers.any ?? new Map(Object.entries(handlers)).get(method === 'HEAD' ? 'GET' : method)
-    if (handler !== undefined) return handler(request)
+    const handler = new Map(Object.entries(handlers)).get(method === 'HEAD' ? 'GET' : method)
+    // What there is not is nobody's secret, and need not be asked about.
+    if (handler !== undefined) return (await guard?.(visit)) ?? handler(request)
     const allowed = Object.keys(handlers).flatMap((one) => (one === 'GET' ? ['GET', 'HEAD'] : [one]))
     return { code: 405, type: plainText, body: 'method not allowed', headers: { Allow: allowed.join(', ') } }
   }
@@ -178,7 +225,7 @@ async function makeRoom(path: string): Promise<void> {
 }
 
 async function send(
-  body: AsyncIterable<string | Uint8Array>,
+  body: Iterable<string> | AsyncIterable<string | Uint8Array>,
   response: ServerResponse,
   stallMs: number,
 ): Promise<void> {

@@ -171,6 +171,10 @@ export class ServiceHealth {
     const count = this.#entries.get(service)?.localEndpoints ?? 0
     const healthy = this.#options.healthy()
     const [namespace, name] = service.split('/')
+    if (request.method !== 'GET' && request.method !== 'HEAD') {
+      response.writeHead(405, { Allow: 'GET, HEAD', 'Content-Length': 0 }).end()
+      return
+    }
     const body = JSON.stringify(
       { service: { namespace, name }, localEndpoints: count, serviceProxyHealthy: healthy },
       undefined,

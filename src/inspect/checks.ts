@@ -397,7 +397,7 @@ export function examine(facts: Facts): readonly Finding[] {
 }
 
 /** The link with a subnet that an address lies in; a subnet of one address is none. */
-function connectedLink(links: readonly LinkFacts[], address: string): LinkFacts | undefined {
+export function connectedLink(links: readonly LinkFacts[], address: string): LinkFacts | undefined {
   return links.find(
     ({ name, addresses }) =>
       name !== deviceName &&

@@ -27,11 +27,13 @@ export interface ClusterOptions {
   readonly only?: string
   /** Hears of each EndpointSlice as it was read, with `only` of those of that Service. */
   readonly onSlice?: (object: unknown) => void
+  /** The same of each Service. */
+  readonly onService?: (object: unknown) => void
 }
 
 /** Tells all Services, all EndpointSlices and the own Node once, as they are now. Throws ProxyError CONFIG or API. */
 export async function readCluster(options: ClusterOptions, listener: ClusterListener): Promise<void> {
-  const { source, nodeName, log, timeoutMs = 60_000, onSlice } = options
+  const { source, nodeName, log, timeoutMs = 60_000, onSlice, onService } = options
   if ('manifests' in source) {
     await readManifests(source.manifests, options, listener)
     return
@@ -66,7 +68,15 @@ export async function readCluster(options: ClusterOptions, listener: ClusterList
   }
   await Promise.all([
     listObjects(client, resources.node(nodeName), node, signal),
-    listObjects(client, services, service, signal),
+    listObjects(
+      client,
+      services,
+      (object) => {
+        onService?.(object)
+        service(object)
+      },
+      signal,
+    ),
     listObjects(client, endpointslices, heard, signal),
   ])
   for (const kind of ['services', 'endpointslices', 'node'] as const) listener.synced(kind)
@@ -88,10 +98,11 @@ function listingsOf(only: string | undefined): { services: Listing; endpointslic
 /** The folder is read by the daemon's own source, until it has told everything once. */
 async function readManifests(
   directory: string,
-  { nodeName, log, only, onSlice }: ClusterOptions,
+  { nodeName, log, only, onSlice, onService }: ClusterOptions,
   listener: ClusterListener,
 ): Promise<void> {
   const onObject = (object: Readonly<Record<string, unknown>>): void => {
+    if (object.kind === 'Service') onService?.(object)
     if (object.kind !== 'EndpointSlice') return
     if (only === undefined || serviceOf(object) === only) onSlice?.(object)
   }

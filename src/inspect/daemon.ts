@@ -50,14 +50,15 @@ export function urlOf(bind: string, port: number): string | undefined {
 
 export async function askDaemon(config: ProxyConfig): Promise<DaemonAnswers> {
   const get = async (base: string | undefined, path: string): Promise<Answer | Error> => {
-    if (base === undefined) return new Error('switched off in the configuration')
+    if (base === undefined) return new Error('not asked: switched off in the configuration, or behind TLS')
     try {
       return await ask(`${base}${path}`)
     } catch (error) {
       return new Error(`${base}${path}: ${describeError(error)}`)
     }
   }
-  const metrics = urlOf(config.metricsBindAddress, 10249)
+  const isPlain = config['kubeIpvsProxy.metricsTLSCertFile'] === ''
+  const metrics = isPlain ? urlOf(config.metricsBindAddress, 10249) : undefined
   const health = urlOf(config.healthzBindAddress, 10256)
   const [text, healthz, proxyMode] = await Promise.all([
     get(metrics, '/metrics'),

@@ -84,7 +84,9 @@ class PlannedFamily {
     const observer = {
       queued: () => {},
       drift: () => {},
+      heldBack: () => {},
       clash: () => {},
+      refused: () => {},
       passed: (report: PassReport) => this.#passed.resolve(report),
       restoreFailed: () => {},
     }

@@ -10,6 +10,7 @@ import { nodeNameOf, settingsOf } from '../settings.ts'
 import { askDaemonAt, type DaemonTold } from './ask.ts'
 import type { ObjectSource } from './cluster.ts'
 import { withDaemonFlags } from './daemon-flags.ts'
+import type { MigrationSettings } from './migration-settings.ts'
 import { Notes } from './notes.ts'
 import { copyProcFile, type ProcCopy } from './servers.ts'
 
@@ -25,6 +26,8 @@ export interface Inspection {
   /** What is worth saying beside the result. */
   readonly notes: Notes
   readonly daemon: DaemonAnswer
+  /** What is to be taken over; of `migrate` alone. */
+  readonly migration: MigrationSettings | undefined
   /** Where `source` looks, in words. */
   readonly sourceName: string
   /** Opens the source of the cluster's objects. Throws ProxyError CONFIG. */
@@ -35,7 +38,7 @@ export interface Inspection {
 }
 
 /** Commands that compare what is wanted with the whole kernel state. */
-const wholeLooks: ReadonlySet<string> = new Set(['status', 'diff', 'doctor', 'support-bundle'])
+const wholeLooks: ReadonlySet<string> = new Set(['status', 'diff', 'doctor', 'migrate', 'support-bundle'])
 
 /** Reads the configuration as the daemon does, or has the daemon say it. Throws ProxyError CONFIG that names every mistake. */
 export async function openInspection(given: CommandLine): Promise<Inspection> {
@@ -44,7 +47,8 @@ export async function openInspection(given: CommandLine): Promise<Inspection> {
   const copy = isWhole ? copyProcFile() : Promise.resolve(undefined)
   // It may fail before anybody asks for it, who then hears why.
   copy.catch(() => {})
-  const { line, config, daemon } = await settle(given, isWhole)
+  const { line, config, daemon, migration } =
+    command.name === 'migrate' ? await settleMigration(given) : await settle(given, isWhole)
   const nodeName = nodeNameOf(config)
   const { manifests, master } = line
   let client: Client | undefined
@@ -55,6 +59,7 @@ export async function openInspection(given: CommandLine): Promise<Inspection> {
     nodeName,
     notes: new Notes(),
     daemon,
+    migration,
     sourceName: manifests === undefined ? 'the API server' : manifests,
     source: async () => {
       if (manifests !== undefined) return { manifests }
@@ -72,6 +77,14 @@ interface Settled {
   readonly line: Pick<CommandLine, 'manifests' | 'master'>
   readonly config: ProxyConfig
   readonly daemon: DaemonAnswer
+  readonly migration?: MigrationSettings
+}
+
+/** Settings that the daemon will have here; what is wrong with them is told with the rest. */
+async function settleMigration(line: CommandLine): Promise<Settled> {
+  const { settingsToMigrate } = await import('./migration-settings.ts')
+  const migration = await settingsToMigrate(line)
+  return { line, config: migration.config, daemon: new Error('it is not asked before a migration'), migration }
 }
 
 /** Without any flag, whatever the daemon of this node says; with some, the daemon only where it has the same settings. */

@@ -160,13 +160,17 @@ function failingOf({ wanted, difference }: FamilyLook): StatusResult['failing'] 
   }))
   const losers = (wanted?.conflicts ?? []).map(({ server, winner, loser }) => ({
     object: loser,
-    reason: `virtual server ${server} is that of ${winner}, the first by name`,
+    reason: `virtual server ${server} is that of ${winner}`,
   }))
   const clashes = (wanted?.clashes ?? []).map(({ owner, address }) => ({
     object: owner,
     reason: `its address ${address} is an address of this node, too`,
   }))
-  return [...lacking, ...losers, ...clashes]
+  const refused = (wanted?.refused ?? []).map(({ owner, address, reason }) => ({
+    object: owner,
+    reason: `its address ${address} is not served: ${reason}`,
+  }))
+  return [...lacking, ...losers, ...clashes, ...refused]
 }
 
 export function fillOf({ family, present }: Pick<FamilyLook, 'family' | 'present'>): SetFill[] {

@@ -47,7 +47,9 @@ export class WantedFamily {
       observer: {
         queued: () => {},
         drift: () => {},
+        heldBack: () => {},
         clash: () => {},
+        refused: () => {},
         passed: (report) => this.#passed.resolve(report),
       },
       flows: { touch: () => {}, run: () => Promise.resolve() },

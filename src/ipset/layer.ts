@@ -5,8 +5,16 @@ import { mapInTurns, PatientTurn, Turn } from '../lib/turn.ts'
 import type { Family } from '../model/address.ts'
 import type { SetRole } from '../model/sets.ts'
 import { asError, isHeld, Refusals } from '../reconcile/apply.ts'
-import { DeltaSet } from '../reconcile/delta-set.ts'
-import type { Count, Drift, Layer, Outcome, Owner } from '../reconcile/layer.ts'
+import { DeltaSet, type DumpDifferences } from '../reconcile/delta-set.ts'
+import {
+  repairAll,
+  type Count,
+  type Drift,
+  type Judge,
+  type Layer,
+  type Outcome,
+  type Owner,
+} from '../reconcile/layer.ts'
 import { WriteGuard } from '../reconcile/write-guard.ts'
 import { allRoles, isOnDemand, orderOfAdding, setSpec, temporaryName } from './catalogue.ts'
 import { entryHash } from './entries.ts'
@@ -80,14 +88,14 @@ export class IpsetLayer implements Layer {
     this.#touched.add(role)
   }
 
-  async resync(thrifty = false): Promise<readonly Drift[]> {
+  async resync(thrifty = false, judge: Judge = repairAll): Promise<readonly Drift[]> {
     const isCheap = [...this.#roles.values()].reduce((sum, { entries }) => sum + entries.presentCount, 0) < fewEntries
-    if (!thrifty || isCheap || this.#thrift.isDue) return this.#thrift.during(() => this.#compare(undefined))
-    return this.#compare(await this.#options.ipset.sizes())
+    if (!thrifty || isCheap || this.#thrift.isDue) return this.#thrift.during(() => this.#compare(undefined, judge))
+    return this.#compare(await this.#options.ipset.sizes(), judge)
   }
 
   /** `sizes`: a set that has as many entries as it should have is taken to have the right ones. */
-  async #compare(sizes: ReadonlyMap<string, number | undefined> | undefined): Promise<readonly Drift[]> {
+  async #compare(sizes: ReadonlyMap<string, number | undefined> | undefined, judge: Judge): Promise<readonly Drift[]> {
     const drifts: Drift[] = []
     const report = (kind: string, object: string, state: string): void => {
       if (this.#adopted) drifts.push({ layer: this.name, kind, object, state })
@@ -137,12 +145,9 @@ export class IpsetLayer implements Layer {
         entries.observedNone()
         continue
       }
-      const differences = await entries.differences(new Set(found.entries))
+      const all = await entries.differences(new Set(found.entries))
       if (!state.guard.isAt(mark)) continue
-      if (state.exists) {
-        for (const entry of differences.missing) report('set entry', `${entry} of set ${spec.name}`, 'missing')
-        for (const entry of differences.foreign) report('set entry', `${entry} of set ${spec.name}`, 'foreign')
-      }
+      const differences = state.exists && this.#adopted ? judged(spec.name, all, judge, drifts) : all
       state.exists = true
       noteSize(state, found.spec)
       entries.take(differences)
@@ -354,6 +359,18 @@ export class IpsetLayer implements Layer {
     }
     return errors
   }
+}
+
+/** Those of the differences that are taken over now; the drift that they are. */
+function judged(set: string, { missing, foreign }: DumpDifferences, judge: Judge, drifts: Drift[]): DumpDifferences {
+  const of = (entries: readonly string[], state: string): string[] =>
+    entries.filter((entry) => {
+      const drift = { layer: 'ipset', kind: 'set entry', object: `${entry} of set ${set}`, state }
+      const isTaken = judge(drift)
+      if (isTaken) drifts.push(drift)
+      return isTaken
+    })
+  return { missing: of(missing, 'missing'), foreign: of(foreign, 'foreign') }
 }
 
 function capacityOf(spec: SetSpec): number {

@@ -4,7 +4,15 @@ import type { Log } from '../lib/log.ts'
 import type { Family } from '../model/address.ts'
 import type { LocalDetector } from '../model/local-detector.ts'
 import type { SetRole } from '../model/sets.ts'
-import type { Count, Drift, Layer, Outcome, Owner } from '../reconcile/layer.ts'
+import {
+  repairAll,
+  type Count,
+  type Drift,
+  type Judge,
+  type Layer,
+  type Outcome,
+  type Owner,
+} from '../reconcile/layer.ts'
 import { WriteGuard } from '../reconcile/write-guard.ts'
 import type { Iptables } from './iptables.ts'
 import { buildRules, conditionalRoles, jumps, ownChains, parseDropRule, tables } from './rules.ts'
@@ -112,7 +120,7 @@ export class IptablesLayer implements Layer {
     yield { kind: 'chain', ...chains }
   }
 
-  async resync(): Promise<readonly Drift[]> {
+  async resync(_thrifty = false, judge: Judge = repairAll): Promise<readonly Drift[]> {
     const generation = await this.#options.generation?.()
     // Nobody has written any rule since.
     if (generation !== undefined && generation === this.#readAt && this.#kernel !== undefined) return []
@@ -129,15 +137,35 @@ export class IptablesLayer implements Layer {
       const saved = kernel.get(chain.table)?.get(chain.name)
       if (saved && this.#same(chain, saved.rules)) continue
       const object = `chain ${chain.name} of table ${chain.table}`
-      drift.push({ layer: this.name, kind: 'chain', object, state: saved ? 'changed' : 'missing' })
+      const one = { layer: this.name, kind: 'chain', object, state: saved ? 'changed' : 'missing' }
+      if (judge(one)) drift.push(one)
+      else this.#leave(kernel, chain.table, chain.name, chain.rules.map(canonicalRule))
     }
     for (const jump of this.#stoodJumps.values()) {
       const count = this.#count(kernel, jump)
       if (count === 1) continue
       const object = `jump from ${jump.table} ${jump.from} to ${jump.to}`
-      drift.push({ layer: this.name, kind: 'rule', object, state: count === 0 ? 'missing' : 'changed' })
+      const one = { layer: this.name, kind: 'rule', object, state: count === 0 ? 'missing' : 'changed' }
+      if (judge(one)) {
+        drift.push(one)
+        continue
+      }
+      const others =
+        kernel
+          .get(jump.table)
+          ?.get(jump.from)
+          ?.rules.filter((rule) => !this.#equal(jump.rule, rule)) ?? []
+      this.#leave(kernel, jump.table, jump.from, [canonicalRule(jump.rule), ...others])
     }
     return drift
+  }
+
+  /** Takes a chain to be of these rules, though it is not; the next look must read it again. */
+  #leave(kernel: Kernel, table: Table, name: string, rules: readonly string[]): void {
+    const saved = new Map(kernel.get(table))
+    saved.set(name, { policy: saved.get(name)?.policy ?? '-', rules: [...rules] })
+    kernel.set(table, saved)
+    this.#readAt = undefined
   }
 
   async add(): Promise<Outcome> {

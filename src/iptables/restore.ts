@@ -147,6 +147,18 @@ export function linesAround(input: string, stderr: string): string {
   return shown.join('\n')
 }
 
+/** What to do about the tool's complaint, where it is a known one. */
+function adviceFor(words: string): string | undefined {
+  if (/xtables lock/i.test(words)) {
+    return 'another program has held /run/xtables.lock for too long: lslocks says which; it is tried again'
+  }
+  if (/Permission denied|you must be root/i.test(words)) return 'needs the capability CAP_NET_ADMIN'
+  if (/can't initialize|Table does not exist|No chain\/target\/match/i.test(words)) {
+    return 'a module is missing, or rules are of the other variant of iptables: kube-ipvs-proxy doctor'
+  }
+  return undefined
+}
+
 /** iptables of one family, by its commands. */
 export class IptablesTool implements Iptables {
   readonly variant: Variant
@@ -194,11 +206,13 @@ export class IptablesTool implements Iptables {
     if (result.code === 0) return result
     const words = result.stderr.trim()
     const around = linesAround(input, words)
+    const advice = adviceFor(words)
     throw new ProxyError('COMMAND', `${command} exited with ${result.code}: ${words}${around && `\n${around}`}`, {
       object: command,
       operation: args.join(' '),
       stderr: words,
       lines: around,
+      ...(advice === undefined ? {} : { advice }),
     })
   }
 }

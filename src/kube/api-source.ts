@@ -81,7 +81,10 @@ export class ApiSource implements ClusterSource {
           ...resources.node(nodeName),
           decode: (object, key, version) => translateNode(object, this.#report(`Node ${key}`, version)),
           listener: {
-            changed: (_key, node) => listener.nodeChanged(node),
+            // Of any other node nobody has asked.
+            changed: (key, node) => {
+              if (key === nodeName) listener.nodeChanged(node)
+            },
             synced: () => listener.synced('node'),
           },
         }),

@@ -1,5 +1,5 @@
 import { randomBytes } from 'node:crypto'
-import { systemClock, type Clock } from '../lib/clock.ts'
+import { systemClock, timeOfDay, type Clock } from '../lib/clock.ts'
 import { describeError } from '../lib/errors.ts'
 import type { Log } from '../lib/log.ts'
 import type { EventFacts, Events } from '../model/events.ts'
@@ -60,7 +60,7 @@ export class ApiEvents implements Events {
     const series = this.#series.get(key)
     if (series === undefined) {
       const { namespace, name, body } = this.#object(facts, now)
-      const path = `/apis/events.k8s.io/v1/namespaces/${namespace}/events`
+      const path = `/apis/events.k8s.io/v1/namespaces/${encodeURIComponent(namespace)}/events`
       if (this.#enqueue({ method: 'POST', path, body, what: facts.reason, key })) {
         this.#series.set(key, { path: `${path}/${name}`, startedAt: now, count: 1, patchedAt: now })
       }
@@ -139,7 +139,7 @@ export class ApiEvents implements Events {
 }
 
 function microTime(milliseconds: number): string {
-  return new Date(milliseconds).toISOString().replace('Z', '000Z')
+  return new Date(timeOfDay(milliseconds)).toISOString().replace('Z', '000Z')
 }
 
 /** At most so many bytes of UTF-8, without half a character at the end. */

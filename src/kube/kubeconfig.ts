@@ -1,7 +1,7 @@
 import { readFile, stat } from 'node:fs/promises'
 import { dirname, resolve } from 'node:path'
 import type { RequestOptions } from 'node:https'
-import { parse } from 'yaml'
+import { LineCounter, parseDocument } from 'yaml'
 import { systemClock } from '../lib/clock.ts'
 import type { Clock } from '../lib/clock.ts'
 import { describeError, ProxyError } from '../lib/errors.ts'
@@ -77,14 +77,31 @@ async function checked<T extends Access>(access: T, what: string): Promise<T> {
 }
 
 async function fromKubeconfig(path: string, options: AccessOptions): Promise<Access> {
+  let content: string
+  try {
+    content = await readFile(path, 'utf8')
+  } catch (error) {
+    throw new ProxyError('CONFIG', `kubeconfig ${path}: cannot be read`, { advice: ADVICE }, error)
+  }
+  const { server, credentials, plugged } = readKubeconfig(path, content, options.master)
+  const access = new FileAccess(server, credentials, options, plugged ? () => pluginOptions(path) : undefined)
+  return checked(access, `kubeconfig ${path}`)
+}
+
+/** What the current context of a kubeconfig comes to. Throws ProxyError CONFIG. */
+export function readKubeconfig(
+  path: string,
+  content: string,
+  master?: string,
+): { readonly server: string; readonly credentials: Credentials; readonly plugged: boolean } {
   const fail = (reason: string, cause?: unknown): never => {
     throw new ProxyError('CONFIG', `kubeconfig ${path}: ${reason}`, { advice: ADVICE }, cause)
   }
   let document: unknown
   try {
-    document = parse(await readFile(path, 'utf8'))
+    document = parseYaml(content)
   } catch (error) {
-    return fail('cannot be read', error)
+    return fail('cannot be read as YAML', error)
   }
   if (!isJson(document)) return fail('is not a kubeconfig: its content is not an object')
   const config = document
@@ -131,11 +148,18 @@ async function fromKubeconfig(path: string, options: AccessOptions): Promise<Acc
     password: text(user, 'password'),
   }
   const secure = [credentials.ca, credentials.caFile, credentials.cert, credentials.certFile].some(Boolean)
-  const given = options.master ?? text(cluster, 'server') ?? fail('the cluster has no server')
-  const server = serverUrl(given, secure || credentials.insecure === true, options.master ? '--master' : path)
-  const plugged = user.exec !== undefined || user['auth-provider'] !== undefined
-  const access = new FileAccess(server, credentials, options, plugged ? () => pluginOptions(path) : undefined)
-  return checked(access, `kubeconfig ${path}`)
+  const given = master ?? text(cluster, 'server') ?? fail('the cluster has no server')
+  const server = serverUrl(given, secure || credentials.insecure === true, master ? '--master' : path)
+  return { server, credentials, plugged: user.exec !== undefined || user['auth-provider'] !== undefined }
+}
+
+/** The yaml library's own errors and warnings show the line at fault, which may be a token. */
+function parseYaml(content: string): unknown {
+  const lines = new LineCounter()
+  const document = parseDocument(content, { lineCounter: lines, prettyErrors: false, logLevel: 'error' })
+  const [fault] = document.errors
+  if (fault !== undefined) throw new Error(`line ${lines.linePos(fault.pos[0]).line}: ${fault.code}`)
+  return document.toJS()
 }
 
 /** As client-go: a server without a scheme is https where TLS is set up, http otherwise. */

@@ -12,6 +12,9 @@ const CLOSE_BRACKET = 0x5d
 /** What the splitter stands before. */
 type State = 'start' | 'first-key' | 'key' | 'colon' | 'value' | 'comma' | 'first-item' | 'item' | 'item-comma' | 'end'
 
+/** No object of the API server's store is nearly as large: more bytes in one value are no list of objects. */
+const mostValueBytes = 32 * 1024 * 1024
+
 /**
  * Splits the JSON text of a Kubernetes list into its items as the bytes come, in any chunking: the list as a whole,
  * tens of megabytes in a large cluster, is never in memory. Members may be in any order.
@@ -23,14 +26,17 @@ export class ListSplitter {
   #key = ''
   /** Bytes of the value being read that came in earlier chunks. */
   #parts: Uint8Array[] = []
+  #partsLength = 0
+  readonly #most: number
   #reading: 'key' | 'value' | 'item' | undefined
   #scalar = false
   #depth = 0
   #inString = false
   #escaped = false
 
-  constructor(onItem: (json: string) => void) {
+  constructor(onItem: (json: string) => void, most = mostValueBytes) {
     this.#onItem = onItem
+    this.#most = most
   }
 
   /** Takes the next bytes, which are kept until their value ends and must not be overwritten. */
@@ -48,7 +54,12 @@ export class ListSplitter {
       this.#finish(chunk.subarray(start, end))
       i = end
     }
-    if (this.#reading !== undefined && start < chunk.length) this.#parts.push(chunk.subarray(start))
+    if (this.#reading === undefined || start === chunk.length) return
+    this.#parts.push(chunk.subarray(start))
+    this.#partsLength += chunk.length - start
+    if (this.#partsLength > this.#most) {
+      throw new ProxyError('CODEC', `the list has a value of more than ${this.#most} bytes`)
+    }
   }
 
   /** The list's members other than `items`; throws where the list is not complete. */
@@ -139,6 +150,7 @@ export class ListSplitter {
   #finish(last: Uint8Array): void {
     const bytes = this.#parts.length === 0 ? last : Buffer.concat([...this.#parts, last])
     this.#parts = []
+    this.#partsLength = 0
     const text = Buffer.from(bytes.buffer, bytes.byteOffset, bytes.length).toString('utf8')
     const reading = this.#reading
     this.#reading = undefined

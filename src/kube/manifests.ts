@@ -8,7 +8,15 @@ import { describeError, ProxyError } from '../lib/errors.ts'
 import type { Log } from '../lib/log.ts'
 import { canonicalAddress, familyOf } from '../model/address.ts'
 import type { ClusterListener, ClusterSource } from '../model/cluster.ts'
-import { isJson, objectKey, problemText, translateEndpointSlice, translateNode, translateService } from './translate.ts'
+import {
+  isJson,
+  isName,
+  objectKey,
+  problemText,
+  translateEndpointSlice,
+  translateNode,
+  translateService,
+} from './translate.ts'
 import type { Report } from './translate.ts'
 
 export interface ManifestsOptions {
@@ -28,7 +36,7 @@ export interface ManifestsOptions {
 type Json = Readonly<Record<string, unknown>>
 type Kind = 'Service' | 'EndpointSlice' | 'Node'
 
-interface Manifest {
+export interface Manifest {
   readonly kind: Kind
   readonly key: string
   readonly object: Json
@@ -37,7 +45,7 @@ interface Manifest {
   readonly document: number
 }
 
-interface FileState {
+export interface FileState {
   /** Changes when the file does; undefined: it could not be read. */
   readonly stamp: string | undefined
   readonly manifests: readonly Manifest[]
@@ -216,8 +224,8 @@ function place(manifest: Manifest): string {
 
 class ManifestError extends Error {}
 
-/** Reads one file. Where any document is beyond use, the file as it last was good stays in force as a whole. */
-function readManifest(file: string, stamp: string, text: string, before: FileState | undefined): FileState {
+/** Reads one file. Never throws: where any document is beyond use, the file as it last was good stays in force as a whole. */
+export function readManifest(file: string, stamp: string, text: string, before: FileState | undefined): FileState {
   const manifests: Manifest[] = []
   const ignored: string[] = []
   try {
@@ -227,10 +235,10 @@ function readManifest(file: string, stamp: string, text: string, before: FileSta
     }
     return { stamp, manifests, ignored }
   } catch (error) {
-    if (!(error instanceof ManifestError)) throw error
     const kept = before?.manifests ?? []
     const state = kept.length > 0 ? 'its last good objects stay in force' : 'it has no objects'
-    const message = `manifest ${file}, ${error.message} (${state})`
+    // Any other error is of what the parser cannot take: a thousand levels of brackets.
+    const message = `manifest ${file}, ${describeError(error)} (${state})`
     return { stamp, manifests: kept, ignored: before?.ignored ?? [], error: message }
   }
 }
@@ -256,7 +264,7 @@ function documentsOf(file: string, text: string): Iterable<Document> {
 
 function* yamlDocumentsOf(text: string): Generator<Document> {
   const lines = new LineCounter()
-  const documents = parseAllDocuments(text, { lineCounter: lines, prettyErrors: false })
+  const documents = parseAllDocuments(text, { lineCounter: lines, prettyErrors: false, logLevel: 'error' })
   for (const [i, document] of (Array.isArray(documents) ? documents : []).entries()) {
     const where = `document ${i + 1}`
     const fault = document.errors[0]
@@ -306,9 +314,9 @@ function addObject(value: unknown, at: Place, manifests: Manifest[], ignored: st
   }
   const { metadata } = value
   if (!isJson(metadata)) return fail('metadata', metadata === undefined ? 'is missing' : 'is not an object')
-  if (typeof metadata.name !== 'string' || metadata.name === '') return fail('metadata.name', 'is not a name')
+  if (!isName(metadata.name)) return fail('metadata.name', 'is not a name')
   const { namespace } = metadata
-  if (namespace !== undefined && namespace !== null && typeof namespace !== 'string') {
+  if (namespace !== undefined && namespace !== null && namespace !== '' && !isName(namespace)) {
     return fail('metadata.namespace', 'is not a name')
   }
   const object = withDefaults(kind, { ...value, metadata: { ...metadata, ...spaceOf(kind, namespace) } })

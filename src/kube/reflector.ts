@@ -5,7 +5,8 @@ import type { Log } from '../lib/log.ts'
 import { Turn } from '../lib/turn.ts'
 import type { Client, Response } from './client.ts'
 import { ListSplitter } from './list-splitter.ts'
-import { isJson, objectKey } from './translate.ts'
+import { isJson, objectKey, shownValue } from './translate.ts'
+import { watchEvents } from './watch-events.ts'
 
 /** All times in milliseconds unless said otherwise. */
 export interface ReflectorTimes {
@@ -17,8 +18,12 @@ export interface ReflectorTimes {
   readonly listIdle: number
   /** Time after which initial events are given up even when something comes. */
   readonly initialEvents: number
+  /** Silence after which a watch is given up on which the server tells its version every minute (bookmarks). */
+  readonly bookmarkIdle: number
   readonly backoffFirst: number
   readonly backoffMost: number
+  /** The longest wait that the server may ask for (Retry-After). */
+  readonly retryAfterMost: number
   /** Health after which the back-off begins anew. */
   readonly backoffReset: number
   /** A watch that ends earlier and without events counts as failed. */
@@ -34,8 +39,10 @@ export const defaultTimes: ReflectorTimes = {
   watchGrace: 15_000,
   listIdle: 30_000,
   initialEvents: 120_000,
+  bookmarkIdle: 180_000,
   backoffFirst: 800,
   backoffMost: 30_000,
+  retryAfterMost: 120_000,
   backoffReset: 120_000,
   shortWatch: 1000,
   startSpread: 500,
@@ -67,7 +74,7 @@ export interface ReflectorListener<T> {
 export interface ReflectorState {
   /** A complete list was told. */
   readonly listed: boolean
-  /** When the server last answered well or sent something, in ms since the epoch; 0: never. */
+  /** When the server last answered well or sent something, by the clock; 0: never. */
   readonly lastContact: number
   /** Since when every attempt has failed; undefined: not failing. */
   readonly failingSince: number | undefined
@@ -118,6 +125,8 @@ export class Reflector<T> {
   #version: string | undefined
   /** The version a list must not be older than; "" asks for the newest. */
   #listVersion = '0'
+  /** The server sends bookmarks on watches: where they stay away, the connection is dead. */
+  #hearsBookmarks = false
   #failures = 0
   /** When the last back-off ended. */
   #resumed = 0
@@ -125,6 +134,7 @@ export class Reflector<T> {
   #lastContact = 0
   #failingSince: number | undefined
   #lastError: string | undefined
+  #toldNameless = false
 
   constructor(options: ReflectorOptions<T>) {
     this.#options = options
@@ -210,7 +220,7 @@ export class Reflector<T> {
   }
 
   async #backOff(error: unknown, signal: AbortSignal): Promise<void> {
-    const { backoffFirst, backoffMost, backoffReset } = this.#times
+    const { backoffFirst, backoffMost, retryAfterMost, backoffReset } = this.#times
     const now = this.#clock.now()
     if (this.#failingSince === undefined && now - this.#resumed > backoffReset) this.#failures = 0
     this.#failingSince ??= now
@@ -220,7 +230,7 @@ export class Reflector<T> {
     const wait = Math.min(backoffMost, backoffFirst * 2 ** this.#failures) * (1 + this.#random())
     if (this.#failures < 32) this.#failures++
     const retryAfter = error instanceof StatusError ? (error.retryAfterMs ?? 0) : 0
-    const delay = Math.round(Math.max(wait, retryAfter))
+    const delay = Math.round(Math.max(wait, Math.min(retryAfter, retryAfterMost)))
     this.#resumed = now + delay
     const message = `${this.#options.path}: ${text}; next attempt in ${delay} ms`
     if (again) this.#log.v(2, message)
@@ -302,8 +312,13 @@ export class Reflector<T> {
     const timeoutSeconds = Math.round(least + this.#random() * (most - least))
     const began = this.#clock.now()
     const hard = new Limit(signal, timeoutSeconds * 1000 + this.#times.watchGrace, 'the watch did not end in time')
-    const initial =
-      version === undefined ? new Limit(hard.signal, this.#times.listIdle, 'no initial events') : undefined
+    const { listIdle, bookmarkIdle } = this.#times
+    const silence = new Limit(hard.signal, listIdle, 'no initial events')
+    const expectBookmarks = (): void => {
+      if (this.#hearsBookmarks) silence.within(bookmarkIdle)
+      else silence.relax()
+    }
+    if (version !== undefined) expectBookmarks()
     let collected = version === undefined ? new Map<string, Collected<T>>() : undefined
     let events = 0
     let answered = false
@@ -315,27 +330,29 @@ export class Reflector<T> {
         resourceVersion: version,
         ...(version === undefined ? { sendInitialEvents: 'true', resourceVersionMatch: 'NotOlderThan' } : {}),
       })
-      const response = await this.#get(url, initial?.signal ?? hard.signal)
+      const response = await this.#get(url, silence.signal)
       answered = true
       try {
         if (collected === undefined) this.#contact()
         // A socket hands over megabytes in one go: between two events others have their turn.
         const turn = new Turn()
-        for await (const line of lines(response.body)) {
+        for await (const event of watchEvents(response.body)) {
           if (turn.isOver) await turn.next()
-          const event: unknown = JSON.parse(line)
-          if (!isJson(event)) throw new ProxyError('API', 'a watch event is not an object')
           if (event.type === 'ERROR') throw errorOf(event.object)
           this.#contact()
           events++
-          if (collected === undefined) this.#apply(event.type, event.object)
-          else if (event.type !== 'BOOKMARK') {
+          if (collected === undefined) {
+            this.#hearsBookmarks ||= event.type === 'BOOKMARK'
+            expectBookmarks()
+            this.#apply(event.type, event.object)
+          } else if (event.type !== 'BOOKMARK') {
             this.#collectEvent(collected, event.type, event.object)
-            initial?.extend()
+            silence.extend()
           } else if (endsInitialEvents(event.object)) {
-            initial?.relax()
+            silence.relax()
             await this.#swap(collected, versionOf(event.object))
             collected = undefined
+            expectBookmarks()
           }
           if (collected !== undefined && this.#clock.now() - began > this.#times.initialEvents) {
             throw new NoInitialEnd('API', 'initial events did not end')
@@ -349,11 +366,14 @@ export class Reflector<T> {
       // A watch that outlives its limit is a dead connection: it is replaced by another without a wait.
       if (hard.expired && answered) return
       if (hard.expired) throw hard.reason(error)
-      if (initial?.expired && !answered) throw initial.reason(error)
-      if (initial?.expired) throw new NoInitialEnd('API', 'initial events stopped')
-      throw error
+      if (!silence.expired) throw error
+      if (collected !== undefined && !answered) throw silence.reason(error)
+      if (collected !== undefined) throw new NoInitialEnd('API', 'initial events stopped')
+      const { path } = this.#options
+      this.#log.warn(`${path}: nothing was heard for ${bookmarkIdle} ms, not even a bookmark; watching anew`)
+      return
     } finally {
-      initial?.stop()
+      silence.stop()
       hard.stop()
     }
     if (collected !== undefined) throw new ProxyError('API', 'the watch ended before its initial events did')
@@ -372,10 +392,20 @@ export class Reflector<T> {
     }
   }
 
+  /** Once as an error: who sends one may send a million. */
+  #tellNameless(object: unknown): void {
+    const { name, namespace } = metadataOf(object)
+    const shown = shownValue({ namespace, name })
+    const text = `${this.#options.path}: an object is left out, its metadata.name or metadata.namespace is no name (${shown})`
+    if (this.#toldNameless) this.#log.v(2, text)
+    else this.#log.error(text)
+    this.#toldNameless = true
+  }
+
   #collect(into: Map<string, Collected<T>>, object: unknown): void {
     const key = objectKey(object)
     if (key === undefined) {
-      this.#log.error(`${this.#options.path}: an object without a name is left out`)
+      this.#tellNameless(object)
       return
     }
     const version = versionOf(object)
@@ -442,14 +472,15 @@ export class Reflector<T> {
     const version = versionOf(object)
     const key = objectKey(object)
     if (type === 'ADDED' || type === 'MODIFIED') {
-      if (key !== undefined && this.#known.get(key) !== version) {
+      if (key === undefined) this.#tellNameless(object)
+      else if (this.#known.get(key) !== version) {
         const decoded = this.#decode(key, version, object)
         if (decoded !== undefined) this.#put(key, version, decoded.record)
       }
     } else if (type === 'DELETED') {
       if (key !== undefined) this.#remove(key)
     } else if (type !== 'BOOKMARK') {
-      this.#log.error(`${this.#options.path}: watch event of unknown type ${String(type)} is left out`)
+      this.#log.error(`${this.#options.path}: watch event of unknown type ${shownValue(type)} is left out`)
       return
     }
     this.#advance(version)
@@ -461,7 +492,8 @@ class Limit {
   readonly #controller = new AbortController()
   readonly #outer: AbortSignal
   readonly #forward: () => void
-  readonly #timer: NodeJS.Timeout
+  #timer: NodeJS.Timeout
+  #milliseconds: number
   readonly #message: string
   expired = false
 
@@ -471,10 +503,23 @@ class Limit {
     this.#forward = () => this.#controller.abort()
     if (outer.aborted) this.#forward()
     outer.addEventListener('abort', this.#forward)
-    this.#timer = setTimeout(() => {
+    this.#milliseconds = milliseconds
+    this.#timer = this.#begin()
+  }
+
+  #begin(): NodeJS.Timeout {
+    return setTimeout(() => {
       this.expired = true
       this.#controller.abort()
-    }, milliseconds)
+    }, this.#milliseconds)
+  }
+
+  /** From now on within this time. */
+  within(milliseconds: number): void {
+    if (milliseconds === this.#milliseconds) return this.extend()
+    clearTimeout(this.#timer)
+    this.#milliseconds = milliseconds
+    this.#timer = this.#begin()
   }
 
   get signal(): AbortSignal {
@@ -497,30 +542,15 @@ class Limit {
     return this.expired ? new ProxyError('API', this.#message) : error
   }
 
-  /** No longer expires; the outer signal still holds. */
+  /** No longer expires, until `within` says otherwise; the outer signal still holds. */
   relax(): void {
     clearTimeout(this.#timer)
+    this.#milliseconds = 0
   }
 
   stop(): void {
     this.relax()
     this.#outer.removeEventListener('abort', this.#forward)
-  }
-}
-
-/** Lines of a byte stream; a last line without an end is none, since it may be half of one. */
-async function* lines(body: AsyncIterable<Buffer>): AsyncGenerator<string> {
-  let parts: Buffer[] = []
-  for await (const chunk of body) {
-    let start = 0
-    for (let end = chunk.indexOf(10); end >= 0; end = chunk.indexOf(10, start)) {
-      const last = chunk.subarray(start, end)
-      const line = (parts.length === 0 ? last : Buffer.concat([...parts, last])).toString('utf8')
-      parts = []
-      start = end + 1
-      if (line.trim() !== '') yield line
-    }
-    if (start < chunk.length) parts.push(chunk.subarray(start))
   }
 }
 

@@ -1,4 +1,4 @@
-import { canonicalAddress, cidrText, familyOf, parseCidr } from '../model/address.ts'
+import { canonicalAddress, cidrText, familyOf, parseCidr, specialUse } from '../model/address.ts'
 import type { Family, Protocol } from '../model/address.ts'
 import type {
   EndpointPortRecord,
@@ -8,6 +8,7 @@ import type {
   ServiceRecord,
 } from '../model/cluster.ts'
 import { flat } from '../lib/flat.ts'
+import { systemClock, type Clock } from '../lib/clock.ts'
 import type { Log } from '../lib/log.ts'
 import { EndpointList, type EndpointRecord } from '../model/endpoint-list.ts'
 
@@ -33,12 +34,22 @@ const AUTOSCALER_TAINT = 'ToBeDeletedByClusterAutoscaler'
 const DEFAULT_AFFINITY_SECONDS = 10800
 const NONE: readonly never[] = []
 const NO_JSON: Json = {}
+/** Every name and label value that the API server lets through, and none that means anything in a path or a key of ours. */
+const NAME = /^[A-Za-z0-9](?:[-A-Za-z0-9_.]{0,251}[A-Za-z0-9])?$/
+/** No text of an address or a range is longer. */
+const LONGEST_ADDRESS = 64
+/** The API server lets an endpoint be hinted at eight zones and eight nodes. */
+const MOST_HINTS = 8
+/** So many entries in the kernel a Service may ask for by its external addresses: each costs every node memory. */
+const MOST_EXTERNAL = 200_000
 
-/** Strings and lists that many objects repeat are kept once. The bound keeps names of bygone objects from piling up. */
+/** Strings and lists that many objects repeat are kept once. The bounds keep those of bygone objects from piling up. */
 class Interner<T> {
   readonly #known = new Map<string, T>()
 
   get(key: string, make: () => T): T {
+    // What is as long as this is not what many objects have.
+    if (key.length > 256) return make()
     const known = this.#known.get(key)
     if (known !== undefined) return known
     if (this.#known.size >= 50_000) this.#known.clear()
@@ -57,12 +68,21 @@ export function isJson(value: unknown): value is Json {
   return typeof value === 'object' && value !== null && !Array.isArray(value)
 }
 
-/** "namespace/name", or the name alone of an object without namespace; undefined where it has no name. */
+/**
+ * "namespace/name", or the name alone of an object without namespace; undefined where it has no name, or one that could be
+ * taken for another object's.
+ */
 export function objectKey(object: unknown): string | undefined {
   const metadata = isJson(object) ? object.metadata : undefined
-  if (!isJson(metadata) || typeof metadata.name !== 'string' || metadata.name === '') return undefined
+  if (!isJson(metadata)) return undefined
   const { name, namespace } = metadata
-  return typeof namespace === 'string' && namespace !== '' ? flat(namespace, '/', name) : name
+  if (!isName(name)) return undefined
+  if (namespace === undefined || namespace === null || namespace === '') return name
+  return isName(namespace) ? flat(namespace, '/', name) : undefined
+}
+
+export function isName(value: unknown): value is string {
+  return typeof value === 'string' && NAME.test(value)
 }
 
 /** Reads members of one object and reports those of a wrong type. An absent or null member is undefined. */
@@ -110,10 +130,32 @@ class Reader {
     return this.problem(field, value, `is not an integer from ${least} to ${most}`)
   }
 
+  /** A name, or the empty text. */
+  name(value: unknown, field: string): string | undefined {
+    const text = this.text(value, field)
+    if (text === undefined || text === '' || isName(text)) return text
+    return this.problem(field, value, 'is not a name')
+  }
+
   address(value: unknown, field: string): string | undefined {
-    const text = this.text(value, field)?.trim()
+    const text = this.text(value, field)
     if (text === undefined) return undefined
-    return canonicalAddress(text) ?? this.problem(field, value, 'is not an IP address')
+    const address = text.length > LONGEST_ADDRESS ? undefined : canonicalAddress(text.trim())
+    return address ?? this.problem(field, value, 'is not an IP address')
+  }
+
+  /** An address that packets can be sent to from elsewhere: what the API server asks of endpoints and external IPs. */
+  reachable(value: unknown, field: string): string | undefined {
+    const address = this.address(value, field)
+    const use = address === undefined ? undefined : specialUse(address)
+    return use === undefined ? address : this.problem(field, value, `is a ${use} address`)
+  }
+
+  range(value: unknown, field: string): string | undefined {
+    const text = this.text(value, field)
+    if (text === undefined) return undefined
+    const range = text.length > LONGEST_ADDRESS ? undefined : parseCidr(text.trim())
+    return range === undefined ? this.problem(field, value, 'is not a CIDR') : cidrText(range)
   }
 
   protocol(value: unknown, field: string): Protocol | undefined {
@@ -131,18 +173,20 @@ class Reader {
   }
 
   addresses(value: unknown, field: string): readonly string[] {
-    const result: string[] = []
+    const result = new Set<string>()
     for (const [i, entry] of this.list(value, field).entries()) {
-      const address = this.address(entry, `${field}[${i}]`)
-      if (address !== undefined && !result.includes(address)) result.push(address)
+      const address = this.reachable(entry, `${field}[${i}]`)
+      if (address !== undefined) result.add(address)
     }
-    return orNone(result)
+    return orNone([...result])
   }
 
   names(value: unknown, field: string): readonly string[] | undefined {
     const result: string[] = []
-    for (const [i, entry] of this.list(value, field).entries()) {
-      const name = this.text(this.json(entry, `${field}[${i}]`).name, `${field}[${i}].name`)
+    const list = this.list(value, field)
+    if (list.length > MOST_HINTS) this.problem(field, list.length, `are more than ${MOST_HINTS}: the first ones count`)
+    for (const [i, entry] of list.slice(0, MOST_HINTS).entries()) {
+      const name = this.name(this.json(entry, `${field}[${i}]`).name, `${field}[${i}].name`)
       if (name !== undefined) result.push(name)
     }
     return result.length === 0 ? undefined : lists.get(result.join('\n'), () => result)
@@ -159,8 +203,11 @@ function openReader(kind: string, object: unknown, report: Report): [Reader, str
   const reader = new Reader(`${kind} ${key ?? '(unnamed)'}`, report)
   if (!isJson(object)) return reader.problem('', object, 'is not an object')
   const metadata = reader.json(object.metadata, 'metadata')
-  if (key === undefined) return reader.problem('metadata.name', metadata.name, 'is missing')
-  return [reader, key, metadata]
+  if (key !== undefined) return [reader, key, metadata]
+  const { name, namespace } = metadata
+  if (name === undefined || name === null || name === '') return reader.problem('metadata.name', name, 'is missing')
+  if (!isName(name)) return reader.problem('metadata.name', name, 'is not a name')
+  return reader.problem('metadata.namespace', namespace, 'is not a name')
 }
 
 /** Whether labels hand the object to another proxy, or mark it headless. */
@@ -186,15 +233,23 @@ export function translateService(object: unknown, report: Report): ServiceRecord
   const external = reader.choice(spec.externalTrafficPolicy, 'spec.externalTrafficPolicy', ['Cluster', 'Local'])
   const internal = reader.choice(spec.internalTrafficPolicy, 'spec.internalTrafficPolicy', ['Cluster', 'Local'])
   const externalLocal = external === 'Local' && (type !== 'ClusterIP' || externalIPs.length > 0)
+  // Ranges of which none can be read must not open the address to everyone.
+  const loadBalancerIPs = sources.unreadable ? NONE : readIngress(reader, status)
+  const ports = readServicePorts(reader, spec)
+  const entries = ports.length * (externalIPs.length + loadBalancerIPs.length * (1 + sources.ranges.length))
+  const isTooLarge = entries > MOST_EXTERNAL
+  if (isTooLarge) {
+    const reason = `asks for more than ${MOST_EXTERNAL} entries by its external addresses: they are left out`
+    reader.problem('spec', entries, reason)
+  }
   return {
     key,
     type,
     clusterIPs: readClusterIPs(reader, spec, clusterIP),
-    externalIPs,
-    // Ranges of which none can be read must not open the address to everyone.
-    loadBalancerIPs: sources.unreadable ? NONE : readIngress(reader, status),
+    externalIPs: isTooLarge ? NONE : externalIPs,
+    loadBalancerIPs: isTooLarge ? NONE : loadBalancerIPs,
     sourceRanges: sources.ranges,
-    ports: readServicePorts(reader, spec),
+    ports,
     affinitySeconds: readAffinity(reader, spec),
     internalLocal: internal === 'Local',
     externalLocal,
@@ -202,18 +257,25 @@ export function translateService(object: unknown, report: Report): ServiceRecord
   }
 }
 
+/** A cluster's range may be a link-local one. */
+function readClusterIP(reader: Reader, value: unknown, field: string): string | undefined {
+  const address = reader.address(value, field)
+  const use = address === undefined ? undefined : specialUse(address)
+  return use === undefined || use === 'link-local' ? address : reader.problem(field, value, `is a ${use} address`)
+}
+
 function readClusterIPs(reader: Reader, spec: Json, clusterIP: string): readonly string[] {
   const families = reader.list(spec.ipFamilies, 'spec.ipFamilies')
   const listed = reader.list(spec.clusterIPs, 'spec.clusterIPs')
   if (families.length === 0 || listed.length === 0) {
-    const address = reader.address(clusterIP, 'spec.clusterIP')
+    const address = readClusterIP(reader, clusterIP, 'spec.clusterIP')
     return address === undefined ? NONE : [address]
   }
   const result: string[] = []
   // The family at an index says which address is that family's; addresses beyond the families are not in use.
   for (const [i, entry] of listed.slice(0, families.length).entries()) {
     const field = `spec.clusterIPs[${i}]`
-    const address = reader.address(entry, field)
+    const address = readClusterIP(reader, entry, field)
     if (address === undefined) continue
     if (familyOf(address) !== families[i]) reader.problem(field, entry, `is not of family ${String(families[i])}`)
     else if (!result.includes(address)) result.push(address)
@@ -222,17 +284,17 @@ function readClusterIPs(reader: Reader, spec: Json, clusterIP: string): readonly
 }
 
 function readIngress(reader: Reader, status: Json): readonly string[] {
-  const result: string[] = []
+  const result = new Set<string>()
   for (const [i, value] of reader.list(status.ingress, 'status.loadBalancer.ingress').entries()) {
     const field = `status.loadBalancer.ingress[${i}]`
     const ingress = reader.json(value, field)
     if (ingress.ip === undefined || ingress.ip === null || ingress.ip === '') continue
     // Mode Proxy: the load balancer wants to see the traffic, so the node must not take its address.
     if (ingress.ipMode !== undefined && ingress.ipMode !== null && ingress.ipMode !== 'VIP') continue
-    const address = reader.address(ingress.ip, `${field}.ip`)
-    if (address !== undefined && !result.includes(address)) result.push(address)
+    const address = reader.reachable(ingress.ip, `${field}.ip`)
+    if (address !== undefined) result.add(address)
   }
-  return orNone(result)
+  return orNone([...result])
 }
 
 function readSourceRanges(reader: Reader, spec: Json): { ranges: readonly string[]; unreadable: boolean } {
@@ -241,10 +303,8 @@ function readSourceRanges(reader: Reader, spec: Json): { ranges: readonly string
   if (given.length === 0) return { ranges: NONE, unreadable: false }
   const ranges = []
   for (const [i, entry] of given.entries()) {
-    const text = reader.text(entry, `${field}[${i}]`)
-    const range = text === undefined ? undefined : parseCidr(text.trim())
-    if (range !== undefined) ranges.push(range)
-    else if (text !== undefined) reader.problem(`${field}[${i}]`, entry, 'is not a CIDR')
+    const range = reader.range(entry, `${field}[${i}]`)
+    if (range !== undefined) ranges.push(parseCidr(range)!)
   }
   if (ranges.length === 0) {
     reader.problem(field, given, 'has no valid CIDR: load balancer addresses are left out')
@@ -263,12 +323,12 @@ function readServicePorts(reader: Reader, spec: Json): readonly ServicePortRecor
     const field = `spec.ports[${i}]`
     const entry = reader.json(value, field)
     if (entry === NO_JSON) continue
-    const name = reader.text(entry.name, `${field}.name`) ?? ''
+    const name = entry.name === undefined || entry.name === null ? '' : reader.name(entry.name, `${field}.name`)
     const protocol = reader.protocol(entry.protocol, `${field}.protocol`)
     if (entry.port === undefined || entry.port === null) reader.problem(`${field}.port`, entry.port, 'is missing')
     const port = reader.integer(entry.port, `${field}.port`, 1, 65535)
     const nodePort = reader.integer(entry.nodePort, `${field}.nodePort`, 0, 65535) ?? 0
-    if (port === undefined || protocol === undefined) continue
+    if (name === undefined || port === undefined || protocol === undefined) continue
     // Each would claim the same virtual server, or the same name: the first one has it.
     const number = `${port}/${protocol}`
     if (seen.has(number)) reader.problem(field, number, 'repeats an earlier port and protocol')
@@ -313,9 +373,13 @@ export function translateEndpointSlice(
   if (serviceName === undefined || serviceName === '') {
     return reader.problem(`metadata.labels[${NAME_LABEL}]`, serviceName, 'is missing: the slice belongs to no Service')
   }
+  if (!isName(serviceName)) return reader.problem(`metadata.labels[${NAME_LABEL}]`, serviceName, 'is not a name')
   const annotations = reader.json(metadata.annotations, 'metadata.annotations')
   const trigger = annotations[TRIGGER_ANNOTATION]
-  const service = typeof metadata.namespace === 'string' ? flat(metadata.namespace, '/', serviceName) : serviceName
+  const service =
+    typeof metadata.namespace === 'string' && metadata.namespace !== ''
+      ? flat(metadata.namespace, '/', serviceName)
+      : serviceName
   return {
     key,
     service,
@@ -328,13 +392,21 @@ export function translateEndpointSlice(
 
 function readEndpointPorts(reader: Reader, value: unknown): readonly EndpointPortRecord[] {
   const result: EndpointPortRecord[] = []
+  const seen = new Set<string>()
   for (const [i, entry] of reader.list(value, 'ports').entries()) {
     const member = reader.json(entry, `ports[${i}]`)
-    const name = reader.text(member.name, `ports[${i}].name`)
+    const name = reader.name(member.name, `ports[${i}].name`)
     const protocol = reader.protocol(member.protocol, `ports[${i}].protocol`)
     const port = reader.integer(member.port, `ports[${i}].port`, 0, 65535)
     // Without a number it stands for all ports, which a virtual server cannot have.
-    if (name !== undefined && protocol !== undefined && port) result.push({ name: intern(name), protocol, port })
+    if (name === undefined || protocol === undefined || !port) continue
+    // Each would multiply the endpoints of one service port.
+    const id = flat(name, '/', protocol)
+    if (seen.has(id)) reader.problem(`ports[${i}].name`, name, 'repeats the name of an earlier port')
+    else {
+      seen.add(id)
+      result.push({ name: intern(name), protocol, port })
+    }
   }
   if (result.length === 0) return NONE
   // Most slices of a cluster have one of a few port lists.
@@ -348,7 +420,7 @@ function readEndpoints(reader: Reader, value: unknown, family: Family, nodeName:
     const endpoint = reader.json(entry, field)
     // The API promises that all addresses of an endpoint are interchangeable; as kube-proxy, only the first is used.
     const first = reader.list(endpoint.addresses, `${field}.addresses`)[0]
-    const address = reader.address(first, `${field}.addresses[0]`)
+    const address = reader.reachable(first, `${field}.addresses[0]`)
     if (address === undefined) continue
     if (familyOf(address) !== family) {
       reader.problem(`${field}.addresses[0]`, first, `is not of the slice's addressType ${family}`)
@@ -390,9 +462,8 @@ export function translateNode(object: unknown, report: Report): NodeRecord | und
   const listed = reader.list(spec.podCIDRs, 'spec.podCIDRs')
   const podCIDRs: string[] = []
   for (const [i, value] of (listed.length > 0 || !spec.podCIDR ? listed : [spec.podCIDR]).entries()) {
-    const range = typeof value === 'string' ? parseCidr(value.trim()) : undefined
-    if (range === undefined) reader.problem(`spec.podCIDRs[${i}]`, value, 'is not a CIDR')
-    else podCIDRs.push(cidrText(range))
+    const range = reader.range(value, `spec.podCIDRs[${i}]`)
+    if (range !== undefined) podCIDRs.push(range)
   }
   const taints = reader.list(spec.taints, 'spec.taints')
   const tainted = taints.some((taint) => isJson(taint) && taint.key === AUTOSCALER_TAINT)
@@ -401,36 +472,72 @@ export function translateNode(object: unknown, report: Report): NodeRecord | und
     name,
     addresses: orNone([...new Set([...internal, ...external])]),
     podCIDRs: orNone(podCIDRs),
-    zone: intern(reader.text(labels[ZONE_LABEL], `metadata.labels[${ZONE_LABEL}]`) ?? ''),
+    zone: intern(reader.name(labels[ZONE_LABEL], `metadata.labels[${ZONE_LABEL}]`) ?? ''),
     eligible: !tainted && (metadata.deletionTimestamp === undefined || metadata.deletionTimestamp === null),
   }
 }
 
 export function problemText(problem: ObjectProblem): string {
-  const value = JSON.stringify(problem.value) ?? 'nothing'
-  const shown = value.length > 120 ? `${value.slice(0, 120)}…` : value
   const field = problem.field === '' ? '' : ` ${problem.field}`
-  return `${problem.object}:${field} ${problem.reason} (${shown})`
+  return `${problem.object}:${field} ${problem.reason} (${shownValue(problem.value)})`
 }
 
-/** Logs the problems of an object as errors, once for each version of it, however often that version is read. */
+/** The beginning of a value as JSON: it may be as large and as deep as an object can be. */
+export function shownValue(value: unknown): string {
+  let text: string
+  try {
+    text = JSON.stringify(typeof value === 'string' ? value.slice(0, 200) : value) ?? 'nothing'
+  } catch {
+    text = 'too deep to be shown'
+  }
+  return text.length > 120 ? `${text.slice(0, 120)}…` : text
+}
+
+/** So many problems of one version of an object are logged, and so many of all objects in a minute. */
+const mostOfObject = 10
+const mostOfAll = 200
+const minute = 60_000
+
+/**
+ * Logs the problems of an object as errors, once for each version of it, however often that version is read. Whoever may
+ * write an object must not be able to fill the log with it.
+ */
 export class ProblemLog {
   readonly #log: Log
+  readonly #clock: Clock
   /** Versions with problems already logged, by kind and key. */
   readonly #logged = new Map<string, string>()
+  #minuteBegan = Number.NEGATIVE_INFINITY
+  #count = 0
 
-  constructor(log: Log) {
+  constructor(log: Log, clock: Clock = systemClock) {
     this.#log = log
+    this.#clock = clock
   }
 
   /** The report function for one reading of one version of an object. */
   for(object: string, version: string): Report {
     if (this.#logged.get(object) === version) return () => {}
+    let count = 0
     return (problem) => {
       if (this.#logged.size >= 10_000) this.#logged.clear()
       this.#logged.set(object, version)
-      this.#log.error(problemText(problem), { ...problem })
+      count++
+      if (count > mostOfObject + 1 || !this.#mayLog()) return
+      if (count > mostOfObject) this.#log.error(`${object}: its further problems are not logged`, { object })
+      else this.#log.error(problemText(problem), { ...problem, value: shownValue(problem.value) })
     }
+  }
+
+  #mayLog(): boolean {
+    const now = this.#clock.now()
+    if (now - this.#minuteBegan >= minute) {
+      const lost = this.#count - mostOfAll
+      if (lost > 0) this.#log.warn('Problems of objects were not logged, for there were too many', { count: lost })
+      this.#minuteBegan = now
+      this.#count = 0
+    }
+    return ++this.#count <= mostOfAll
   }
 
   forget(object: string): void {

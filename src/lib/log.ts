@@ -1,10 +1,12 @@
 import pino from 'pino'
+import { LineSink } from './line-sink.ts'
 
 export type Fields = Readonly<Record<string, unknown>>
 
 /**
  * Logging as klog has it: errors, warnings and information always, `v(n, …)` only when the verbosity is at least n.
- * Lines are written synchronously: nothing is lost when the process is killed.
+ * Lines are written at once as long as their reader keeps up: nothing is lost when the process is killed. One that does not
+ * read keeps nothing waiting.
  */
 export interface Log {
   error(message: string, fields?: Fields): void
@@ -37,11 +39,29 @@ function wrap(logger: pino.Logger, verbosity: Verbosity): Log {
   }
 }
 
-/** JSON lines on standard error (file descriptor 2). `verbosity` is klog's -v. */
-export function createLog(verbosity: number): Log {
+/** What JSON leaves as it is, and a terminal or a viewer takes for a command: C1, direction and line marks, half characters. */
+const invisible =
+  /[\u007f-\u009f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ufff9-\ufffb]|[\u{d800}-\u{dfff}]|[\u{e0000}-\u{e0fff}]/gu
+
+function escaped(line: string): string {
+  return line.replaceAll(invisible, (character) =>
+    Array.from(
+      { length: character.length },
+      (_, i) => `\\u${character.charCodeAt(i).toString(16).padStart(4, '0')}`,
+    ).join(''),
+  )
+}
+
+/** JSON lines, on standard error unless said otherwise. `verbosity` is klog's -v. */
+export function createLog(verbosity: number, sink: LineSink = LineSink.standardError()): Log {
   const logger = pino(
-    { base: null, timestamp: pino.stdTimeFunctions.isoTime, formatters: { level: (label) => ({ level: label }) } },
-    pino.destination({ dest: 2, sync: true }),
+    {
+      base: null,
+      timestamp: pino.stdTimeFunctions.isoTime,
+      formatters: { level: (label) => ({ level: label }) },
+      hooks: { streamWrite: escaped },
+    },
+    sink,
   )
   return wrap(logger, { level: verbosity })
 }

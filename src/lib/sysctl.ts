@@ -1,20 +1,22 @@
 import { readFileSync, writeFileSync } from 'node:fs'
 import { ProxyError } from './errors.ts'
 
+const theFolder = '/proc/sys'
+
 /** The value of a sysctl, "net/ipv4/ip_forward"; undefined where there is none or it cannot be read. */
-export function readSysctl(name: string): string | undefined {
+export function readSysctl(name: string, folder = theFolder): string | undefined {
   try {
-    return readFileSync(`/proc/sys/${name}`, 'utf8').trim()
+    return readFileSync(`${folder}/${name}`, 'utf8').trim()
   } catch {
     return undefined
   }
 }
 
 /** Writes a sysctl unless it has the value already; answers whether it wrote. Throws ProxyError PREFLIGHT. */
-export function ensureSysctl(name: string, value: number): boolean {
-  if (readSysctl(name) === String(value)) return false
+export function ensureSysctl(name: string, value: number, folder = theFolder): boolean {
+  if (readSysctl(name, folder) === String(value)) return false
   try {
-    writeFileSync(`/proc/sys/${name}`, String(value))
+    writeFileSync(`${folder}/${name}`, String(value), { flag: 'r+' })
     return true
   } catch (error) {
     throw new ProxyError(

@@ -31,7 +31,7 @@ export interface FamilyFigures {
   readonly lastLook: { readonly endedAt: number; readonly took: number } | undefined
 }
 
-/** How the following of one resource of the API server goes. Times in milliseconds since the epoch. */
+/** How the following of one resource of the API server goes. Times in milliseconds, by the clock. */
 export interface ResourceFigures {
   /** "services" */
   readonly resource: string
@@ -46,4 +46,6 @@ export interface NodeFigures {
   readonly conntrackEntries?: number | undefined
   readonly conntrackLimit?: number | undefined
   readonly connectionTableBuckets?: number | undefined
+  /** Log lines that nobody took. */
+  readonly droppedLines?: number
 }

@@ -1,7 +1,7 @@
 import { collectDefaultMetrics, Registry } from 'prom-client'
 import type { Family } from '../model/address.ts'
 import type { FamilyFigures, NodeFigures, ResourceFigures } from './figures.ts'
-import { figureMetrics, kernelCallMetrics, passMetrics, type Traffic } from './own.ts'
+import { figureMetrics, kernelCallMetrics, logMetrics, passMetrics, type Traffic } from './own.ts'
 import { checkMetrics } from './slis.ts'
 import { componentMetrics, kubeProxyMetrics, restClientMetrics } from './upstream.ts'
 
@@ -29,6 +29,7 @@ export function createMetrics(traffic: Traffic = new Map(), node: () => NodeFigu
     ...componentMetrics(registry),
     ...passMetrics(registry),
     ...kernelCallMetrics(registry, traffic),
+    ...logMetrics(registry, () => node().droppedLines ?? 0),
     slis: checkMetrics(),
   }
   figureMetrics(registry, families, () => source.resources(), node)

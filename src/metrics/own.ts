@@ -1,4 +1,5 @@
 import { Counter, Gauge, Histogram, type Registry } from 'prom-client'
+import { systemClock, timeOfDay } from '../lib/clock.ts'
 import type { Family } from '../model/address.ts'
 import { kernelCallBuckets, syncBuckets } from './buckets.ts'
 import type { FamilyFigures, NodeFigures, ResourceFigures } from './figures.ts'
@@ -47,6 +48,17 @@ export function passMetrics(registry: Registry) {
       help: 'Time from a change being taken in until the kernel has it, of the change that waited longest in each pass',
       labelNames: family,
       buckets: syncBuckets,
+      registers,
+    }),
+    eventLoopStalls: new Counter({
+      name: 'kube_ipvs_event_loop_stalls_total',
+      help: 'Times that the event loop stood still for more than 5 seconds',
+      registers,
+    }),
+    heldBack: new Counter({
+      name: 'kube_ipvs_drift_held_back_total',
+      help: 'Repairs put off of what somebody else changes again and again',
+      labelNames: ['ip_family', 'layer', 'kind', 'state'] as const,
       registers,
     }),
     configRejected: new Counter({
@@ -172,7 +184,7 @@ export function figureMetrics(
     ['resource'],
     (set) => {
       for (const { resource, lastContact } of resources())
-        set({ resource }, lastContact === 0 ? undefined : lastContact / 1000)
+        set({ resource }, lastContact === 0 ? undefined : timeOfDay(lastContact) / 1000)
     },
   )
   gauge(
@@ -180,7 +192,7 @@ export function figureMetrics(
     'For how long every attempt to follow a resource has failed; 0 while it is followed',
     ['resource'],
     (set) => {
-      const now = Date.now()
+      const now = systemClock.now()
       for (const { resource, failingSince } of resources())
         set({ resource }, failingSince === undefined ? 0 : (now - failingSince) / 1000)
     },
@@ -194,4 +206,19 @@ export function figureMetrics(
   gauge('conntrack_limit', 'Entries that the table has room for (nf_conntrack_max)', [], (set) =>
     set({}, node().conntrackLimit),
   )
+}
+
+/** What the log has lost. */
+export function logMetrics(registry: Registry, dropped: () => number) {
+  return {
+    droppedLines: new Counter({
+      name: 'kube_ipvs_log_lines_dropped_total',
+      help: 'Log lines dropped because nobody took them: the reader is stuck or gone, or the disk is full',
+      registers: [registry],
+      collect() {
+        this.reset()
+        this.inc(dropped())
+      },
+    }),
+  }
 }

@@ -131,3 +131,19 @@ export function isLoopback(address: string): boolean {
 export function isIPv6LinkLocal(address: string): boolean {
   return /^fe[89ab]/.test(address) && address.includes(':')
 }
+
+/** What makes an address useless or dangerous as one of a Service or an endpoint; undefined: nothing. */
+export function specialUse(address: string): 'unspecified' | 'loopback' | 'link-local' | 'multicast' | undefined {
+  if (address.includes(':')) {
+    if (address === '::') return 'unspecified'
+    if (isIPv6LinkLocal(address)) return 'link-local'
+    // Canonical text has no leading zeros: "ff" is the first byte only where four digits follow one another.
+    if (/^ff[0-9a-f]{2}:/.test(address)) return 'multicast'
+  } else {
+    const first = Number(address.slice(0, address.indexOf('.')))
+    if (first === 0) return 'unspecified'
+    if (address.startsWith('169.254.')) return 'link-local'
+    if ((first >= 224 && first < 240) || address === '255.255.255.255') return 'multicast'
+  }
+  return isLoopback(address) ? 'loopback' : undefined
+}

@@ -44,7 +44,7 @@ export type Operation = 'send' | 'request' | 'dump'
 /** Hears of each time that the kernel was asked something. */
 export interface CallObserver {
   answered(operation: Operation, milliseconds: number): void
-  /** The kernel refused a message; "failed": the socket did not work, or no answer came. */
+  /** The kernel refused a message, EINTR: it interrupted a dump; "failed": the socket did not work, or no answer came. */
   refused(operation: Operation, errno: number | 'failed'): void
 }
 
@@ -191,7 +191,9 @@ class Channel {
   }
 
   #late(): ProxyError {
-    return new ProxyError('KERNEL', `the kernel did not answer a netlink request within ${this.#timeout} ms`)
+    return new ProxyError('KERNEL', `the kernel did not answer a netlink request within ${this.#timeout} ms`, {
+      advice: 'the next request goes over a new socket; where it repeats, look at the kernel log (dmesg)',
+    })
   }
 
   #drop(): void {
@@ -282,13 +284,15 @@ export class Connection {
    */
   scan(message: Message, begin: () => (answer: Received) => void): Promise<number> {
     return this.#dumps.exclusive(async () => {
-      for (let attempt = 0; attempt < maxDumpAttempts; attempt++) {
+      for (let attempt = 1; ; attempt++) {
         const { errno, interrupted } = await this.#take('dump', message, begin())
         if (!interrupted) return errno
-        if (attempt < maxDumpAttempts - 1) await sleep(firstPause * 2 ** attempt)
+        if (attempt === maxDumpAttempts) {
+          const trouble = `a netlink dump was interrupted by changes ${attempt} times`
+          throw new ProxyError('KERNEL', `${trouble}: another program keeps changing what is read`)
+        }
+        await sleep(firstPause * 2 ** (attempt - 1))
       }
-      const trouble = `a netlink dump was interrupted by changes ${maxDumpAttempts} times`
-      throw new ProxyError('KERNEL', `${trouble}: another program keeps changing what is read`)
     })
   }
 
@@ -388,7 +392,7 @@ export class Connection {
       return false
     })
     await this.#observed(operation, began, answered)
-    if (result !== 0) this.#observer?.refused(operation, result)
+    if (result !== 0 || interrupted) this.#observer?.refused(operation, result === 0 ? errno.EINTR : result)
     return { errno: result, interrupted: interrupted || result === errno.EINTR }
   }
 }

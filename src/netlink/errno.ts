@@ -16,7 +16,15 @@ export function errnoName(value: number, privateNames?: ReadonlyMap<number, stri
   return privateNames?.get(value) ?? names.get(value) ?? `errno ${value}`
 }
 
-/** A refusal in our words; a missing right is explained wherever it occurs. */
+/** What an operator can look at, whatever was asked. */
+const generalAdvice: ReadonlyMap<number, string> = new Map([
+  [errno.EPERM, 'needs the capability CAP_NET_ADMIN'],
+  [errno.ENOMEM, 'the node, or the pod by its limit, is short of memory'],
+  [errno.ENOBUFS, 'the kernel has no room for it: the node is short of memory'],
+  [errno.EBUSY, 'something else holds it at this moment'],
+])
+
+/** A refusal in our words; what means the same everywhere is explained wherever it occurs. */
 export function kernelError(
   value: number,
   operation: string,
@@ -24,6 +32,7 @@ export function kernelError(
   advice?: string,
   privateNames?: ReadonlyMap<number, string>,
 ): KernelError {
-  const needsRight = value === errno.EPERM ? 'needs the capability CAP_NET_ADMIN' : undefined
-  return new KernelError(value, errnoName(value, privateNames), operation, object, needsRight ?? advice)
+  const general = generalAdvice.get(value)
+  const known = value === errno.EPERM ? general : (advice ?? general)
+  return new KernelError(value, errnoName(value, privateNames), operation, object, known)
 }

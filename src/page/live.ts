@@ -50,7 +50,7 @@ export class LiveServers {
   }
 }
 
-/** The virtual servers that a service port wants and has: of two owners that want one the first by name has it. */
+/** The virtual servers that a service port wants and has: of two owners that want one the ledger says who has it. */
 export function* serversOf(families: PageSources['families'], family: Family, owner: Owner): Generator<VirtualServer> {
   const ledger = families.get(family)?.ledger
   for (const { server } of ledger?.contribution(owner)?.servers ?? []) {

@@ -2,10 +2,13 @@ import type { Protocol } from '../model/address.ts'
 import type { SetRole } from '../model/sets.ts'
 import type { DestinationList } from '../model/destination-list.ts'
 import type { VirtualServer } from '../model/virtual-server.ts'
+import type { RefusedAddress } from './external-addresses.ts'
 
 export interface ServerWant {
   readonly server: VirtualServer
   readonly destinations: DestinationList
+  /** Its address is an external IP or a load balancer's: anybody who may write a Service may have claimed it. */
+  readonly outside?: true
 }
 
 export interface SetMember {
@@ -46,6 +49,8 @@ export interface Contribution {
   readonly noLocal: readonly ('internal' | 'external')[]
   /** Service addresses that are addresses of the node's own links, too. */
   readonly clashes: readonly string[]
+  /** External addresses that the settings do not let it have; absent: none. */
+  readonly refused?: readonly RefusedAddress[]
   /** UDP only. */
   readonly flows?: FlowWant
 }

@@ -60,7 +60,7 @@ interface Claim {
   readonly want: ServerWant
 }
 
-/** Two owners claim one virtual server; the first by name has it, the other waits. */
+/** Two owners claim one virtual server; the winner has it, the other waits. */
 export interface ServerConflict {
   readonly server: string
   readonly winner: Owner
@@ -122,10 +122,15 @@ export class Ledger {
 
   #replaceServers(owner: Owner, last: readonly ServerWant[], next: readonly ServerWant[]): void {
     const touched = new Set<string>()
-    for (const want of next) {
-      const key = serverKey(want.server)
+    for (const one of next) {
+      const key = serverKey(one.server)
+      const others = this.#claims(key).filter((claim) => claim.owner !== owner)
+      // Its own cluster IP, named as an external address, too, stays its own.
+      const isInside =
+        touched.has(key) && this.#claims(key).some(({ want, ...claim }) => claim.owner === owner && !want.outside)
+      const want = isInside ? { server: one.server, destinations: one.destinations } : one
       touched.add(key)
-      this.#setClaims(key, [...this.#claims(key).filter((claim) => claim.owner !== owner), { owner, want }])
+      this.#setClaims(key, [...others, { owner, want }])
     }
     for (const { server } of last) {
       const key = serverKey(server)
@@ -228,11 +233,19 @@ export class Ledger {
   }
 }
 
-/** The first by name. */
+/**
+ * A cluster IP or a node port, which the API server gave away, comes before an external address, which anybody may write
+ * into a Service; of the same kind the first by name.
+ */
 function winnerOf(claims: readonly Claim[]): Claim | undefined {
   let winner: Claim | undefined
-  for (const claim of claims) if (winner === undefined || claim.owner < winner.owner) winner = claim
+  for (const claim of claims) if (winner === undefined || comesBefore(claim, winner)) winner = claim
   return winner
+}
+
+function comesBefore(a: Claim, b: Claim): boolean {
+  const [outside, other] = [a.want.outside === true, b.want.outside === true]
+  return outside === other ? a.owner < b.owner : other
 }
 
 function isNothing({ servers, members, addresses }: Contribution): boolean {

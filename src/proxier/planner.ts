@@ -6,6 +6,7 @@ import { DestinationList, destinationOf } from '../model/destination-list.ts'
 import { destinationKey, serverFlags, serverKey } from '../model/virtual-server.ts'
 import type { Contribution, FlowFrontend, OutFilterDrop, ServerWant, SetMember } from './contribution.ts'
 import { chooseEndpoints, endpointKey, type PortEndpoint, type Topology } from './endpoint-choice.ts'
+import { admit, type ExternalRanges } from './external-addresses.ts'
 
 /** What a plan needs to know of the node; a change of any of it dirties every service port. */
 export interface NodeFacts extends Topology {
@@ -19,6 +20,7 @@ export interface NodeFacts extends Topology {
   readonly scheduler: string
   /** Outside clients of an address with externalTrafficPolicy Local and no local endpoint are refused. */
   readonly strictExternal: boolean
+  readonly externalRanges: ExternalRanges
 }
 
 const nodePortRoles: Readonly<Record<Protocol, { all: SetRole; local: SetRole }>> = {
@@ -34,14 +36,15 @@ export const nothing: Contribution = { servers: [], members: [], addresses: [], 
  * their conditions. A Service without a cluster IP of the family needs nothing.
  */
 export function planPort(
-  service: ServiceRecord,
+  given: ServiceRecord,
   port: ServicePortRecord,
   endpoints: readonly PortEndpoint[],
   facts: NodeFacts,
 ): Contribution {
   const ofFamily = (address: string): boolean => familyOf(address) === facts.family
-  const clusterIP = service.clusterIPs.find(ofFamily)
+  const clusterIP = given.clusterIPs.find(ofFamily)
   if (clusterIP === undefined) return nothing
+  const { service, refused } = admit(given, facts.externalRanges)
 
   const choice = chooseEndpoints(service, port, endpoints, facts)
   const servers: ServerWant[] = []
@@ -66,7 +69,7 @@ export function planPort(
     lists.set(list, made)
     return made
   }
-  const serve = (address: string, number: number, localOnly: boolean, frontend = ''): void => {
+  const serve = (address: string, number: number, localOnly: boolean, frontend = '', outside = false): void => {
     const local = localOnly ? (choice.local ?? []) : []
     // With no local endpoint kube-proxy falls back to all: pods of this node must still reach the address.
     const list = local.length > 0 ? local : (choice.cluster ?? [])
@@ -85,13 +88,13 @@ export function planPort(
         (facts.scheduler === 'mh' ? serverFlags.schedulerFlag2 : 0),
       timeout: service.affinitySeconds,
     }
-    servers.push({ server, destinations: destinationsOf(list) })
+    servers.push({ server, destinations: destinationsOf(list), ...(outside ? { outside } : {}) })
     if (port.protocol === 'UDP') {
       frontends.push({ name: frontend || destinationKey({ address, port: number }), server: serverKey(server) })
     }
   }
   const serveOutside = (address: string, number: number, frontend = ''): void => {
-    serve(address, number, service.externalLocal, frontend)
+    serve(address, number, service.externalLocal, frontend, frontend === '')
     if (facts.strictExternal && service.externalLocal && choice.local?.length === 0) {
       add('externalNoLocal', flat(address, ',', protocol, ':', number))
     }
@@ -152,6 +155,7 @@ export function planPort(
 
   if (service.healthCheckNodePort !== 0) add('healthCheckNodePort', String(service.healthCheckNodePort))
 
+  const refusedOfFamily = refused.filter(({ address }) => ofFamily(address))
   const result = {
     servers: orNone(servers),
     members: orNone(members),
@@ -159,6 +163,7 @@ export function planPort(
     drops: orNone(drops),
     noLocal: orNone([...noLocal]),
     clashes: orNone([...clashes]),
+    ...(refusedOfFamily.length > 0 ? { refused: refusedOfFamily } : {}),
   }
   if (port.protocol !== 'UDP') return result
   const backends = endpoints.filter(({ serving }) => serving).map(endpointKey)

@@ -1,5 +1,5 @@
 import { isDeepStrictEqual } from 'node:util'
-import { systemClock, type Clock } from '../lib/clock.ts'
+import { systemClock, timeOfDay, type Clock } from '../lib/clock.ts'
 import { describeError } from '../lib/errors.ts'
 import type { Log } from '../lib/log.ts'
 import { Thrift } from '../lib/thrift.ts'
@@ -10,10 +10,12 @@ import type { LocalDetector } from '../model/local-detector.ts'
 import type { SetRole } from '../model/sets.ts'
 import { applyOnce, asError, type LayerOutcome } from '../reconcile/apply.ts'
 import type { Drift, Layer, Owner } from '../reconcile/layer.ts'
+import { RepairSpacing } from '../reconcile/repair-spacing.ts'
 import { ClusterState, ownerOf, type DirtyPort } from './cluster-state.ts'
 import type { Contribution, OutFilterDrop } from './contribution.ts'
 import { mergeEndpoints } from './endpoint-choice.ts'
 import type { Ledger } from './ledger.ts'
+import type { ExternalRanges, RefusedAddress } from './external-addresses.ts'
 import { nodePortAddresses } from './node-addresses.ts'
 import { Pacer, type RunReason } from './pacer.ts'
 import { planPort, type NodeFacts } from './planner.ts'
@@ -26,6 +28,7 @@ export interface ProxierOptions {
   /** The node's IP where the configuration names it; "": the Node object's. */
   readonly nodeIP: string
   readonly strictExternal: boolean
+  readonly externalRanges: ExternalRanges
   /** How a pod of this node is told, by the Node's podCIDRs where it depends on them. */
   readonly localDetector: (podCIDRs: readonly string[]) => LocalDetector | undefined
   /** Nothing is written before the Node object has a podCIDR. */
@@ -74,8 +77,12 @@ export interface ServiceHealthSink {
 export interface ProxierObserver {
   queued(family: Family): void
   drift(family: Family, drift: Drift): void
+  /** What somebody else changes again and again is left for now. */
+  heldBack(family: Family, drift: Drift): void
   /** A service address is an address of the node's own, too; told once per owner and address. */
   clash(family: Family, owner: Owner, address: string): void
+  /** The settings do not let a Service ("namespace/name") have an external address; told once while it is so. */
+  refused(family: Family, service: string, refused: RefusedAddress): void
   passed(report: PassReport): void
 }
 
@@ -131,6 +138,9 @@ interface PassBegun {
   readonly unread: ReadonlyMap<string, Error>
 }
 
+/** A Service may have thousands of external addresses: so many that are refused are told one by one. */
+const mostRefusedTold = 10
+
 /** So few service ports are written before a pass of its own for the first ones would be. */
 const fewPorts = 200
 
@@ -141,6 +151,7 @@ export class Proxier {
   readonly #state = new ClusterState()
   readonly #pacer: Pacer
   readonly #retryInterval: number
+  readonly #spacing: RepairSpacing
   readonly #noLocal = { internal: new Set<string>(), external: new Set<string>() }
   /** Layers that failed half-way: what they had written before is not known, so it cannot be told from others' work. */
   readonly #uncertain = new Set<string>()
@@ -148,6 +159,8 @@ export class Proxier {
   readonly #unread = new Set<string>()
   /** The look at the whole kernel state that goes on beside the passes. */
   #check: Promise<void> | undefined
+  /** When the pass and the look began that have not ended, by the clock. */
+  readonly #underWay = new Map<'pass' | 'look', number>()
   /** When the last look ended well or not, and how long it took. */
   #checkEnded = { at: Number.NEGATIVE_INFINITY, took: 0 }
   /** When the look began whose result no pass has brought in yet. */
@@ -155,12 +168,15 @@ export class Proxier {
   #lastWell = true
   /** Owner and address of clashes that were told. */
   readonly #clashes = new Map<Owner, readonly string[]>()
+  /** Service and its refused addresses that were told. */
+  readonly #refusedAddresses = new Map<string, readonly string[]>()
   #addressesStale = true
   /** Their changes are told as they happen: reading them again only makes up for what was not told. */
-  readonly #addressThrift = new Thrift(0.005)
+  readonly #addressThrift = new Thrift(0.001)
   #passes = 0
   #readAheadAt = Number.NEGATIVE_INFINITY
-  #triggerTimes: number[] = []
+  /** By slice the first one since the last pass: a slice that changes all the time must not fill the memory meanwhile. */
+  #triggerTimes = new Map<string, number>()
   /** When the earliest change was taken in that no pass has brought into the kernel; undefined: there is none. */
   #changedAt: number | undefined
   readonly #began: number
@@ -180,6 +196,8 @@ export class Proxier {
     this.#detector = options.localDetector([])
     for (const { name } of parts.layers) this.#unread.add(name)
     this.#retryInterval = Math.min(1000, options.syncPeriod)
+    const { clock, syncPeriod: period } = options
+    this.#spacing = new RepairSpacing({ clock, period, repeats: (drift, repairs) => this.#tellRepeats(drift, repairs) })
     this.#pacer = new Pacer(
       {
         minInterval: options.minSyncPeriod,
@@ -202,7 +220,9 @@ export class Proxier {
     const own = slice?.family === this.#options.family ? slice : undefined
     if (!this.#state.setSlice(key, own)) return
     // What was changed before we were here was not ours to bring in.
-    if (own !== undefined && own.triggerTime >= this.#began) this.#triggerTimes.push(own.triggerTime)
+    if (own !== undefined && own.triggerTime >= timeOfDay(this.#began) && !this.#triggerTimes.has(key)) {
+      this.#triggerTimes.set(key, own.triggerTime)
+    }
     this.#request()
   }
 
@@ -265,7 +285,12 @@ export class Proxier {
   /** When the last look ended, in milliseconds since the epoch, and how many it took; undefined before the first. */
   get lastLook(): { readonly endedAt: number; readonly took: number } | undefined {
     const { at, took } = this.#checkEnded
-    return Number.isFinite(at) ? { endedAt: performance.timeOrigin + at, took } : undefined
+    return Number.isFinite(at) ? { endedAt: timeOfDay(performance.timeOrigin + at), took } : undefined
+  }
+
+  /** What has begun and not ended, and when by the clock. */
+  get underWay(): Iterable<readonly ['pass' | 'look', number]> {
+    return this.#underWay
   }
 
   /** Runs until the signal fires; leaves the kernel as it is then. */
@@ -274,7 +299,8 @@ export class Proxier {
       if (signal.aborted) resolve()
       else signal.addEventListener('abort', () => resolve(), { once: true })
     })
-    await Promise.race([Promise.all([this.#start.promise, this.#readAhead()]), stopped])
+    const ahead = this.#noted('look', () => this.#readAhead())
+    await Promise.race([Promise.all([this.#start.promise, ahead]), stopped])
     if (signal.aborted) return
     await inOwnTurn(() => this.#pacer.loop(signal))
     await this.#check
@@ -300,13 +326,22 @@ export class Proxier {
 
   /** A full run looks at the kernel beside the passes and has one of its own when it is done. */
   async #run(reason: RunReason): Promise<boolean> {
-    if (this.#passes === 0 || this.#checkedSince !== undefined) return this.#pass('period')
-    if (reason === 'change') return this.#pass('change')
+    if (this.#passes === 0 || this.#checkedSince !== undefined) return this.#noted('pass', () => this.#pass('period'))
+    if (reason === 'change') return this.#noted('pass', () => this.#pass('change'))
     if (this.#check === undefined && (reason === 'period' || this.#maySuspect)) {
-      this.#check = this.#look()
+      this.#check = this.#noted('look', () => this.#look())
       void this.#check.finally(() => (this.#check = undefined))
     }
-    return reason === 'period' ? this.#lastWell : this.#pass('retry')
+    return reason === 'period' ? this.#lastWell : this.#noted('pass', () => this.#pass('retry'))
+  }
+
+  async #noted<T>(work: 'pass' | 'look', act: () => Promise<T>): Promise<T> {
+    this.#underWay.set(work, this.#options.clock.now())
+    try {
+      return await act()
+    } finally {
+      this.#underWay.delete(work)
+    }
   }
 
   /**
@@ -325,17 +360,13 @@ export class Proxier {
       // One that failed is read by the next pass, which must know.
       if (this.#unread.has(layer.name)) continue
       try {
-        this.#tellDrifts(layer, await layer.resync(true))
+        this.#tellDrifts(layer, await layer.resync(true, (drift) => this.#judge(layer, drift)))
       } catch {
         this.#unread.add(layer.name)
       }
     }
-    if (this.#addressThrift.isDue) {
-      const before = performance.now()
-      // What fails is read again by the pass, which tells why.
-      await this.#readNodeAddresses(new Map())
-      this.#addressThrift.spent(performance.now() - before)
-    }
+    // What fails is read again by the pass, which tells why.
+    if (this.#addressThrift.isDue) await this.#addressThrift.during(() => this.#readNodeAddresses(new Map()))
     this.#checkEnded = { at: performance.now(), took: performance.now() - began }
     this.#checkedSince = since
     this.#pacer.request()
@@ -364,8 +395,8 @@ export class Proxier {
     const { layers } = this.#parts
     const turn = new Turn(1)
     const dirty = this.#state.take()
-    const triggerTimes = this.#triggerTimes
-    this.#triggerTimes = []
+    const triggerTimes = [...this.#triggerTimes.values()]
+    this.#triggerTimes = new Map()
     // What the objects' first list brings has no change behind it.
     const changedAt = this.#passes === 0 ? undefined : this.#changedAt
     this.#changedAt = undefined
@@ -413,7 +444,7 @@ export class Proxier {
       family,
       reason,
       started,
-      milliseconds: clock.now() - began,
+      milliseconds: Math.round(clock.now() - began),
       planned: dirty.size,
       written: writtenBy([...early, ...outcomes]),
       refused,
@@ -438,13 +469,30 @@ export class Proxier {
     for (const layer of this.#parts.layers) {
       if (!this.#unread.has(layer.name)) continue
       try {
-        const drifts = await layer.resync()
+        const drifts = await layer.resync(false, (drift) => this.#judge(layer, drift))
         this.#unread.delete(layer.name)
         if (!this.#uncertain.delete(layer.name)) this.#tellDrifts(layer, drifts)
       } catch (error) {
         unread.set(layer.name, asError(error))
       }
     }
+  }
+
+  /** What is of our own doing, or stands in the way of what is wanted, never waits. */
+  #judge(layer: Layer, drift: Drift): boolean {
+    if (this.#uncertain.has(layer.name) || !this.#lastWell || this.#spacing.judge(drift)) return true
+    this.#parts.observer.heldBack(this.#options.family, drift)
+    return false
+  }
+
+  #tellRepeats(drift: Drift, repairs: number): void {
+    const { family, log } = this.#options
+    log.error('Somebody else changes the same thing again and again; it is repaired less and less often from now on', {
+      family,
+      ...drift,
+      repairs,
+      advice: 'find who writes it and stop one of the two: kube-ipvs-proxy doctor',
+    })
   }
 
   #tellDrifts(layer: Layer, drifts: readonly Drift[]): void {
@@ -518,16 +566,18 @@ export class Proxier {
   async #want(planned: readonly Planned[]): Promise<void> {
     const turn = new Turn()
     const frontends = new Map<string, string>()
-    const services = new Set<string>()
+    const services = new Map<string, readonly RefusedAddress[]>()
     for (const { owner, service, next } of planned) {
       if (turn.isOver) await turn.next()
-      services.add(service)
+      // All ports of a Service have the same addresses; one that is gone has none.
+      services.set(service, next?.refused ?? services.get(service) ?? [])
       this.#replace(owner, next, frontends)
     }
     this.#touchFlows(frontends)
-    for (const key of services) {
+    for (const [key, refused] of services) {
       if (turn.isOver) await turn.next()
       this.#noteServiceHealth(key)
+      this.#noteRefused(key, refused)
     }
     this.#wantRules()
   }
@@ -583,6 +633,29 @@ export class Proxier {
       })
       this.#parts.observer.clash(family, owner, address)
     }
+  }
+
+  #noteRefused(service: string, refused: readonly RefusedAddress[]): void {
+    const told = this.#refusedAddresses.get(service) ?? []
+    if (refused.length === 0) this.#refusedAddresses.delete(service)
+    else
+      this.#refusedAddresses.set(
+        service,
+        refused.map(({ address }) => address),
+      )
+    const news = refused.filter(({ address }) => !told.includes(address))
+    const { family, log } = this.#options
+    for (const one of news.slice(0, mostRefusedTold)) {
+      log.warn('An external address of a Service is refused by the settings: it is not served', {
+        family,
+        object: `Service ${service}`,
+        ...one,
+      })
+      this.#parts.observer.refused(family, service, one)
+    }
+    const left = news.length - mostRefusedTold
+    if (left > 0)
+      log.warn('More external addresses of a Service are refused', { family, object: `Service ${service}`, left })
   }
 
   #noteNoLocal(owner: Owner, policies: readonly ('internal' | 'external')[]): void {
@@ -642,7 +715,7 @@ export class Proxier {
   }
 
   #makeFacts(): NodeFacts {
-    const { family, nodeName, scheduler, nodePortRanges, strictExternal } = this.#options
+    const { family, nodeName, scheduler, nodePortRanges, strictExternal, externalRanges } = this.#options
     const ofNode = this.#node?.addresses.find((address) => familyOf(address) === family)
     const nodeIP = this.#options.nodeIP || (ofNode ?? '')
     const ports =
@@ -654,6 +727,7 @@ export class Proxier {
       nodeName,
       scheduler,
       strictExternal,
+      externalRanges,
       zone: this.#node?.zone ?? '',
       nodeIP,
       nodeAddresses: new Set(this.#nodeAddresses),

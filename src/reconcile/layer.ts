@@ -27,6 +27,10 @@ export interface Count {
   readonly present: number
 }
 
+/** Whether what a look has found is put right now; where not, the layer goes on as if it had not found it. */
+export type Judge = (drift: Drift) => boolean
+export const repairAll: Judge = () => true
+
 export interface Layer {
   readonly name: string
   /** Layers that must stand before this one may grow. */
@@ -34,9 +38,10 @@ export interface Layer {
   /**
    * Looks at the kernel; afterwards the pending work is the true difference. Answers what differs from what this
    * process had written and was told had succeeded; at the first call nothing. May run beside `add` and `remove`: what
-   * they write meanwhile is left to the next look. A thrifty look may leave out what would take too much of a core.
+   * they write meanwhile is left to the next look. A thrifty look may leave out what would take too much of a core. What
+   * `judge` puts off is not among the answer, nor pending.
    */
-  resync(thrifty?: boolean): Promise<readonly Drift[]>
+  resync(thrifty?: boolean, judge?: Judge): Promise<readonly Drift[]>
   /** Makes what is wanted exist, leaving out entries whose every owner is held. */
   add(held: ReadonlySet<Owner>): Promise<Outcome>
   /** Takes away what is ours and unwanted. Absent is success. */

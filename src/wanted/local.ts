@@ -30,7 +30,7 @@ export async function summarize(source: WantedSource): Promise<WantedSummary> {
     sets: new Map(source.setSums?.() ?? (await addUpSets(source))),
     rules: rules(),
     addresses: source.addressSum?.() ?? (await addUp(ledger.addresses(), addressHash)),
-    clashes: await clashesOf(ledger),
+    ...(await troublesOf(ledger)),
     conflicts: [...ledger.conflicts()].sort((a, b) => (a.server < b.server ? -1 : 1)),
   }
 }
@@ -57,14 +57,22 @@ async function addUp(keys: Iterable<string>, hashOf: (key: string) => number): P
   return { count, sum }
 }
 
-async function clashesOf(ledger: Ledger): Promise<WantedSummary['clashes']> {
+/** Addresses that are not served as they should be, and whose. */
+async function troublesOf(ledger: Ledger): Promise<Pick<WantedSummary, 'clashes' | 'refused'>> {
   const turn = new Turn(64)
-  const found: { owner: string; address: string }[] = []
+  const clashes: { owner: string; address: string }[] = []
+  const refused: { owner: string; address: string; reason: string }[] = []
   for (const owner of ledger.owners()) {
     if (turn.isOver) await turn.next()
-    for (const address of ledger.contribution(owner)?.clashes ?? []) found.push({ owner, address })
+    const contribution = ledger.contribution(owner)
+    for (const address of contribution?.clashes ?? []) clashes.push({ owner, address })
+    for (const one of contribution?.refused ?? []) refused.push({ owner, ...one })
   }
-  return found.sort((a, b) => (`${a.owner} ${a.address}` < `${b.owner} ${b.address}` ? -1 : 1))
+  return { clashes: clashes.sort(byOwner), refused: refused.sort(byOwner) }
+}
+
+function byOwner(a: { owner: string; address: string }, b: { owner: string; address: string }): number {
+  return `${a.owner} ${a.address}` < `${b.owner} ${b.address}` ? -1 : 1
 }
 
 /** Virtual servers of some buckets as they are wanted. */

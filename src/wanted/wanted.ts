@@ -20,6 +20,8 @@ export interface WantedSummary {
   readonly addresses: Sum
   /** Service addresses that are addresses of the node's own, too, by the service port that has them. */
   readonly clashes: readonly { readonly owner: string; readonly address: string }[]
+  /** External addresses that the settings refuse, by the service port that asks for them, and the setting. */
+  readonly refused: readonly { readonly owner: string; readonly address: string; readonly reason: string }[]
   /** Virtual servers that two service ports claim. */
   readonly conflicts: readonly { readonly server: string; readonly winner: string; readonly loser: string }[]
 }

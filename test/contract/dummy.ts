@@ -57,6 +57,20 @@ export function dummyContract<D extends Dummy>(
     expect((await dummy.addresses()).some((present) => present.address === '10.96.0.1')).toBe(false)
   })
 
+  it('gives a device another name, and back, with its addresses', async () => {
+    await dummy.bind(index, ['10.96.0.1'])
+    await dummy.renameDevice(index, 'dummy-else0')
+    expect((await dummy.links()).find((link) => link.index === index)).toEqual({
+      index,
+      name: 'dummy-else0',
+      kind: 'dummy',
+    })
+    await dummy.renameDevice(index, name)
+    expect(await bound()).toEqual(['IPv4 10.96.0.1/32'])
+    await expect(dummy.renameDevice(index, 'lo')).rejects.toMatchObject({ errnoName: 'EEXIST' })
+    await expect(dummy.renameDevice(index + 1000, 'x')).rejects.toMatchObject({ errnoName: 'ENODEV' })
+  })
+
   it('binds and unbinds addresses of both families, as often as asked', async () => {
     const addresses = ['10.96.0.1', '10.96.0.10', 'fd00:10:96::1']
     expect(await dummy.bind(index, addresses)).toEqual(new Map())

@@ -59,6 +59,7 @@ const PATHS: Readonly<Record<string, string>> = {
 /** Of one namespace: the kind's path in two parts, the namespace, and the object's name for a single one. */
 const NAMESPACED = /^(\/api\/v1|\/apis\/discovery\.k8s\.io\/v1)\/namespaces\/([^/]+)(\/[a-z]+)(?:\/([^/]+))?$/
 const EVENTS = /^\/apis\/events\.k8s\.io\/v1\/namespaces\/[^/]+\/events(\/[^/]+)?$/
+const REVIEWS = /^\/apis\/(authentication|authorization)\.k8s\.io\/v1\/(tokenreviews|subjectaccessreviews)$/
 const INITIAL_END = { 'k8s.io/initial-events-end': 'true' }
 
 /** Enough of an API server for list and watch, with faults on request. */
@@ -66,6 +67,8 @@ export class FakeApiServer {
   readonly requests: LoggedRequest[] = []
   /** Bodies of Events as they came, changes of them included. */
   readonly events: unknown[] = []
+  /** The status of a TokenReview or SubjectAccessReview, by its plural and spec; undefined: 403. */
+  review: (plural: string, spec: Readonly<Record<string, unknown>>) => unknown = () => undefined
   readonly #options: FakeOptions
   readonly #server: http.Server
   readonly #store = new Map<string, Map<string, Stored>>()
@@ -230,6 +233,8 @@ export class FakeApiServer {
     if (url.pathname === '/version') return answer(200, { major: '1', minor: '36', gitVersion: 'v1.36.0' })
     if (url.pathname === '/readyz' || url.pathname === '/healthz') return answer(200, 'ok')
     if (EVENTS.test(url.pathname)) return this.#takeEvent(request, answer)
+    const [, , reviews] = REVIEWS.exec(url.pathname) ?? []
+    if (reviews !== undefined && request.method === 'POST') return this.#takeReview(request, reviews, answer, refuse)
     const [, group = '', namespace, plural = '', name] = NAMESPACED.exec(url.pathname) ?? []
     const kind = PATHS[namespace === undefined ? url.pathname : `${group}${plural}`]
     if (kind === undefined || request.method !== 'GET') return refuse(404, 'the server could not find the resource')
@@ -259,6 +264,23 @@ export class FakeApiServer {
     request.on('end', () => {
       this.events.push(JSON.parse(text))
       answer(request.method === 'POST' ? 201 : 200, {})
+    })
+  }
+
+  #takeReview(
+    request: http.IncomingMessage,
+    plural: string,
+    answer: (code: number, body: unknown) => void,
+    refuse: (code: number, message: string) => void,
+  ): void {
+    let text = ''
+    request.setEncoding('utf8')
+    request.on('data', (chunk: string) => (text += chunk))
+    request.on('end', () => {
+      const { spec } = JSON.parse(text) as { spec: Record<string, unknown> }
+      const status = this.review(plural, spec)
+      if (status === undefined) refuse(403, `cannot create resource "${plural}"`)
+      else answer(201, { spec, status })
     })
   }
 

@@ -4,7 +4,7 @@ import { runCampaign } from '../kernel/churn/campaign.ts'
 import { FakeWorld } from '../kernel/churn/fake-world.ts'
 
 // The daemon's clock stands still but for the pauses: the same seed gives the same calls in the same order.
-beforeEach(() => vi.useFakeTimers({ toFake: ['setTimeout', 'clearTimeout', 'Date'] }))
+beforeEach(() => vi.useFakeTimers({ toFake: ['setTimeout', 'clearTimeout', 'performance'] }))
 afterEach(() => vi.useRealTimers())
 
 const { CHURN_SEED, CHURN_ROUNDS = '250', CHURN_OUT } = process.env

@@ -4,6 +4,7 @@ import { systemClock } from '../../src/lib/clock.ts'
 import { KernelError } from '../../src/lib/errors.ts'
 import { silentLog } from '../../src/lib/log.ts'
 import { createMetrics } from '../../src/metrics/metrics.ts'
+import type { EventFacts } from '../../src/model/events.ts'
 import { observe } from '../../src/observe.ts'
 import type { PassReport } from '../../src/proxier/proxier.ts'
 
@@ -51,6 +52,28 @@ const refused = (started: number, errno = 4352, name = 'IPSET_ERR_HASH_FULL'): P
     started,
     refused: new Map([['default/web/TCP', new KernelError(errno, name, 'add entry', 'x of set KUBE-CLUSTER-IP')]]),
   })
+
+test('a refused address is an Event of its Service', () => {
+  const reported: EventFacts[] = []
+  const observer = observe({
+    metrics: createMetrics(),
+    health: new ProxierHealth(['IPv4'], 60_000, true, systemClock, () => ''),
+    events: { report: (facts) => void reported.push(facts) },
+    log: silentLog,
+    syncPeriod: 1000,
+    firstSync: () => {},
+  })
+  observer.refused('IPv4', 'shop/web', { address: '10.96.0.10', reason: 'the setting has 10.96.0.0/12' })
+  expect(reported).toEqual([
+    {
+      type: 'Warning',
+      reason: 'ExternalAddressRefused',
+      action: 'Sync',
+      note: '10.96.0.10 of Service shop/web is not served on this node: the setting has 10.96.0.0/12',
+      regarding: { kind: 'Service', apiVersion: 'v1', namespace: 'shop', name: 'web' },
+    },
+  ])
+})
 
 describe('Events', () => {
   test.each<{ name: string; reports: PassReport[]; events: RegExp[] }>([

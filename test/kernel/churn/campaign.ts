@@ -1,5 +1,6 @@
 import { deviceName } from '../../../src/dummy/layer.ts'
 import { destinationKey } from '../../../src/ipvs/ipvs.ts'
+import { systemClock } from '../../../src/lib/clock.ts'
 import { describeError } from '../../../src/lib/errors.ts'
 import type { Family } from '../../../src/model/address.ts'
 import type { NodeRecord } from '../../../src/model/cluster.ts'
@@ -125,12 +126,13 @@ class Campaign {
 
   async run(): Promise<CampaignResult> {
     const { seed, rounds, seconds = Number.POSITIVE_INFINITY, world, onRound } = this.#options
-    const started = performance.now()
+    // Real time, whatever the daemon's clock is made to say.
+    const started = process.hrtime.bigint()
     for (const device of nodeDevices) await world.ports.dummy.createDevice(device)
     this.#stack.listener.synced('services')
     this.#stack.listener.synced('endpointslices')
     this.#stack.start()
-    const elapsed = (): number => (performance.now() - started) / 1000
+    const elapsed = (): number => Number(process.hrtime.bigint() - started) / 1e9
     let done = 0
     for (; done < rounds && elapsed() < seconds; done++) {
       const round = this.#generator.round()
@@ -304,13 +306,13 @@ class Campaign {
   async #settle(round: Round): Promise<void> {
     const { world, patience, syncPeriod } = this.#options
     for (const faults of this.#faults.values()) faults.off()
-    const since = Date.now()
+    const since = systemClock.now()
     const from = this.#stack.history.length
     for (;;) {
       if (this.#stack.failure !== undefined) this.#fail(round, 'the loop ended', [describeError(this.#stack.failure)])
       const told = this.#stack.history.slice(from)
       if (families.every((family) => this.#isAtRest(round, told, family, since))) return
-      if (Date.now() - since > patience) {
+      if (systemClock.now() - since > patience) {
         this.#fail(round, `no rest within ${patience} ms`, told.slice(-20).map(describeTold))
       }
       await world.pause(Math.max(1, syncPeriod / 5))

@@ -328,6 +328,12 @@ class FaultyDummy implements Dummy {
     return changeOne('dummy', this.#faults, 'delete', `device ${name}`, () => this.#inner.deleteDevice(name))
   }
 
+  renameDevice(linkIndex: number, name: string): Promise<void> {
+    return changeOne('dummy', this.#faults, 'rename', `link ${linkIndex}`, () =>
+      this.#inner.renameDevice(linkIndex, name),
+    )
+  }
+
   bind(linkIndex: number, addresses: readonly string[]): Promise<ReadonlyMap<string, KernelError>> {
     return changeEntries('dummy', this.#faults, 'bind', addresses, (some) => this.#inner.bind(linkIndex, some))
   }

@@ -330,6 +330,10 @@ class GuardedDummy implements Dummy {
     return this.#inner.deleteDevice(name)
   }
 
+  renameDevice(linkIndex: number, name: string): Promise<void> {
+    return this.#inner.renameDevice(linkIndex, name)
+  }
+
   async bind(linkIndex: number, addresses: readonly string[]): Promise<ReadonlyMap<string, KernelError>> {
     await this.#guard.binding(addresses)
     return this.#inner.bind(linkIndex, addresses)

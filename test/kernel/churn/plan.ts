@@ -11,6 +11,7 @@ import type { LocalDetector } from '../../../src/model/local-detector.ts'
 import type { SetRole } from '../../../src/model/sets.ts'
 import type { Contribution, OutFilterDrop, ServerWant } from '../../../src/proxier/contribution.ts'
 import { mergeEndpoints } from '../../../src/proxier/endpoint-choice.ts'
+import { anyExternal } from '../../../src/proxier/external-addresses.ts'
 import { nodePortAddresses } from '../../../src/proxier/node-addresses.ts'
 import { planPort, type NodeFacts } from '../../../src/proxier/planner.ts'
 import type { StackSettings } from './events.ts'
@@ -105,6 +106,7 @@ function factsOf({ node, settings, nodeAddresses }: PlanInput, family: Family): 
     nodeName,
     scheduler: settings.scheduler,
     strictExternal: settings.strictExternal,
+    externalRanges: anyExternal,
     zone: node?.zone ?? '',
     nodeIP,
     nodeAddresses: new Set(own),

@@ -3,6 +3,7 @@ import { describeError } from '../../../src/lib/errors.ts'
 import type { Fields, Log } from '../../../src/lib/log.ts'
 import { parseCidr, type Family } from '../../../src/model/address.ts'
 import type { ClusterListener } from '../../../src/model/cluster.ts'
+import { anyExternal } from '../../../src/proxier/external-addresses.ts'
 import type { PassReport, Proxier } from '../../../src/proxier/proxier.ts'
 import type { Drift } from '../../../src/reconcile/layer.ts'
 import type { StackSettings } from './events.ts'
@@ -47,13 +48,16 @@ export class Stack {
       needsPodCIDR: false,
       nodeIPs: [],
       strictExternal: settings.strictExternal,
+      externalRanges: anyExternal,
       drainTimeout: 0,
     }
     const observer = {
       queued: () => {},
       drift: (family: Family, drift: Drift) => void this.history.push({ family, drift }),
       passed: (report: PassReport) => void this.history.push({ family: report.family, report }),
+      heldBack: () => {},
       clash: () => {},
+      refused: () => {},
       restoreFailed: () => {},
     }
     const noEffects: Effects = {

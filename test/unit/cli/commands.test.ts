@@ -1,3 +1,5 @@
+import { readFileSync } from 'node:fs'
+import { resolve } from 'node:path'
 import { describe, expect, test } from 'vitest'
 import { commandNames } from '../../../src/cli/commands.ts'
 import { parseFlags } from '../../../src/cli/flags.ts'
@@ -106,4 +108,10 @@ describe('help', () => {
     const error: unknown = await parseFlags(['conns']).catch((thrown: unknown) => thrown)
     expect(error).toMatchObject({ facts: { advice: 'see kube-ipvs-proxy conns --help' } })
   })
+})
+
+test('the start script knows every command: it starts them faster than the daemon', () => {
+  const script = readFileSync(resolve(import.meta.dirname, '../../../bin/kube-ipvs-proxy'), 'utf8')
+  const [, names = ''] = /^ {2}(.*)\) exec/m.exec(script) ?? []
+  expect(names.split(' | ').sort()).toEqual([...commandNames].sort())
 })

@@ -1,8 +1,10 @@
 import { beforeEach, expect, test } from 'vitest'
 import { FakeDummy } from '../../../src/dummy/fake-dummy.ts'
 import { deviceName, DummyLayer } from '../../../src/dummy/layer.ts'
+import { renameDeviceError } from '../../../src/dummy/messages.ts'
 import { silentLog } from '../../../src/lib/log.ts'
 import { Thrift } from '../../../src/lib/thrift.ts'
+import { errno } from '../../../src/netlink/errno.ts'
 
 const none: ReadonlySet<string> = new Set()
 const count = 2000
@@ -63,4 +65,25 @@ test('with few of them there is nothing to save', async () => {
   await layer.remove(none)
   await dummy.unbind(await deviceIndex(), [address(0)])
   expect(await layer.resync(true)).toMatchObject([{ kind: 'address', state: 'missing' }])
+})
+
+test('a device that somebody has renamed gets its name back, with all that is on it', async () => {
+  const index = await deviceIndex()
+  await dummy.renameDevice(index, 'mine')
+  const before = dummy.calls.length
+  expect(await layer.resync(true)).toEqual([
+    { layer: 'dummy', kind: 'device', object: 'kube-ipvs0, which had become mine', state: 'changed' },
+  ])
+  expect(await deviceIndex()).toBe(index)
+  await layer.add(none)
+  const written = dummy.calls.slice(before).filter((call) => !/^(links|digest|addresses)/.test(call))
+  expect(written).toEqual([`renameDevice ${deviceName}`])
+  expect(await layer.resync()).toEqual([])
+})
+
+test('where the kernel does not give it back, the error says what to do', async () => {
+  await dummy.renameDevice(await deviceIndex(), 'mine')
+  dummy.fault = (operation) =>
+    operation === 'renameDevice' ? renameDeviceError(errno.EBUSY, 2, deviceName) : undefined
+  await expect(layer.resync()).rejects.toThrow('rename link 2 to kube-ipvs0: EBUSY (the kernel renames only')
 })

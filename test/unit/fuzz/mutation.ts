@@ -18,7 +18,7 @@ export function mutated(corpus: readonly Buffer[]): fc.Arbitrary<Buffer> {
 /** Values at which a length or a number changes its meaning. */
 const edges = [0, 1, 3, 4, 5, 7, 8, 0x7f, 0x80, 0xff, 0x7fff, 0x8000, 0xffff]
 
-function edited(
+export function edited(
   from: Buffer,
   other: Buffer,
   [kind, first, second, value]: readonly [number, number, number, number],

@@ -1,8 +1,8 @@
-import { readdirSync, readFileSync } from 'node:fs'
+import { globSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import * as fc from 'fast-check'
 import { loadConfig } from '../../../src/config/load.ts'
-import { decodeFlow, decodeTracked } from '../../../src/conntrack/messages.ts'
+import { copyFlow, decodeFlow, decodeTracked } from '../../../src/conntrack/messages.ts'
 import { decodeInterfaceAddress, decodeLink, hashOfMessage } from '../../../src/dummy/messages.ts'
 import { decodeCommand, decodeSet, failedLine, roomOf, SetSurvey } from '../../../src/ipset/messages.ts'
 import { parseDropRule } from '../../../src/iptables/rules.ts'
@@ -17,13 +17,17 @@ import {
   decodeTimeouts,
 } from '../../../src/ipvs/messages.ts'
 import { ProcParser } from '../../../src/ipvs/proc.ts'
+import { readKubeconfig } from '../../../src/kube/kubeconfig.ts'
 import { ListSplitter } from '../../../src/kube/list-splitter.ts'
+import { readManifest } from '../../../src/kube/manifests.ts'
 import {
   translateEndpointSlice,
   translateNode,
   translateService,
   type ObjectProblem,
 } from '../../../src/kube/translate.ts'
+import { watchEvents } from '../../../src/kube/watch-events.ts'
+import { ProxyError } from '../../../src/lib/errors.ts'
 import { readEcho, readErrno, readMessages } from '../../../src/netlink/header.ts'
 import { parseLegacyLine, parseNftLine } from '../../../src/trace/events.ts'
 import * as flows from '../conntrack/kernel-bytes.ts'
@@ -33,31 +37,29 @@ import * as servers from '../ipvs/kernel-bytes.ts'
 import { message, received } from '../netlink/fake-socket.ts'
 import { mutated, mutatedJson } from './mutation.ts'
 
-/** What an input goes through. Whatever it throws but a ProxyError is a defect. */
+/** What an input goes through, each decoder for itself. Whatever one throws but a ProxyError is a defect. */
 export interface Target {
   readonly name: string
   readonly inputs: fc.Arbitrary<unknown>
-  readonly take: (input: never) => unknown
+  readonly decoders: readonly ((input: never) => unknown)[]
+  /** Bytes that inputs are made of, where coverage can lead to others. */
+  readonly corpus?: readonly Buffer[]
 }
 
-function target<T>(name: string, inputs: fc.Arbitrary<T>, take: (input: T) => unknown): Target {
-  return { name, inputs, take }
+/** Inputs are bytes near those of a corpus. */
+function ofBytes(name: string, corpus: readonly Buffer[], ...decoders: ((input: Buffer) => unknown)[]): Target {
+  return { name, inputs: mutated(corpus), decoders, corpus }
+}
+
+function target<T>(name: string, inputs: fc.Arbitrary<T>, ...decoders: ((input: T) => unknown)[]): Target {
+  return { name, inputs, decoders }
 }
 
 const golden = join(import.meta.dirname, '../../golden')
 
 /** That file of all cases of test/golden. */
 function goldenFiles(name: string): Buffer[] {
-  return readdirSync(golden, { withFileTypes: true })
-    .filter((entry) => entry.isDirectory())
-    .map((entry) => join(golden, entry.name, name))
-    .flatMap((path) => {
-      try {
-        return [readFileSync(path)]
-      } catch {
-        return []
-      }
-    })
+  return globSync(`*/${name}`, { cwd: golden }).map((path) => readFileSync(join(golden, path)))
 }
 
 const bytes = (texts: Iterable<string>): Buffer[] => [...texts].map((text) => Buffer.from(text, 'hex'))
@@ -103,6 +105,57 @@ const objects = goldenFiles('objects.json').flatMap((text) => {
   const list = JSON.parse(String(text)) as { items?: unknown[] } | unknown[]
   return Array.isArray(list) ? list : (list.items ?? [])
 })
+const kubeconfigs = [
+  {
+    apiVersion: 'v1',
+    kind: 'Config',
+    'current-context': 'default',
+    contexts: [{ name: 'default', context: { cluster: 'here', user: 'proxy', namespace: 'kube-system' } }],
+    clusters: [
+      {
+        name: 'here',
+        cluster: {
+          server: 'https://192.168.60.1:6443',
+          'certificate-authority-data': 'Q0E=',
+          'tls-server-name': 'api',
+        },
+      },
+    ],
+    users: [
+      { name: 'proxy', user: { tokenFile: 'token', 'client-certificate-data': 'QQ==', 'client-key-data': 'Qg==' } },
+    ],
+  },
+]
+const kubeconfigTexts = [
+  ...kubeconfigs.map((one) => JSON.stringify(one)),
+  `apiVersion: v1
+kind: Config
+current-context: &name default
+clusters:
+- cluster: {certificate-authority: /ca.crt, server: "https://[fd60::1]:6443/"}
+  name: default
+contexts:
+- context: {cluster: default, user: default}
+  name: *name
+users:
+- name: default
+  user:
+    exec: {apiVersion: client.authentication.k8s.io/v1, command: get-token, args: [a]}
+`,
+]
+
+const watched = objects
+  .slice(0, 40)
+  .map((object, i) => ({ type: ['ADDED', 'MODIFIED', 'DELETED', 'BOOKMARK'][i % 4], object }))
+const watchStreams = [
+  ...Array.from({ length: 10 }, (_, i) => watched.slice(4 * i, 4 * i + 4)),
+  [{ type: 'ERROR', object: { kind: 'Status', code: 410, message: 'too old', details: { retryAfterSeconds: 1 } } }],
+].map((events) => Buffer.from(events.map((event) => `${JSON.stringify(event)}\n`).join('')))
+
+async function* streamed(text: Buffer, length: number): AsyncGenerator<Buffer> {
+  yield* chunks(text, length)
+}
+
 const ignore = (_problem: ObjectProblem): void => {}
 const nothing = { server: () => {}, destination: () => {} }
 
@@ -111,62 +164,62 @@ function* chunks(text: Buffer, length: number): Generator<Buffer> {
   for (let at = 0; at < text.length; at += length) yield text.subarray(at, at + length)
 }
 
+/** What of a manifest cannot be used is told, not thrown: for the count of refusals it is. */
+function refusing(name: string): (text: Buffer) => void {
+  return (text) => {
+    const { error, manifests } = readManifest(name, '', String(text), undefined)
+    if (error !== undefined) throw new ProxyError('OBJECT', error)
+    for (const { object } of manifests) {
+      translateService(object, ignore)
+      translateEndpointSlice(object, 'vm1', ignore)
+      translateNode(object, ignore)
+    }
+  }
+}
+
 export const targets: readonly Target[] = [
-  target('netlink datagrams', mutated(datagrams), (datagram) => {
+  ofBytes('netlink datagrams', datagrams, (datagram) => {
     for (const { payload } of readMessages(datagram)) {
       readEcho(payload)
       readErrno(payload)
     }
   }),
-  target('IPVS answers', mutated(payloads.ipvs), (payload) => {
-    for (const take of [
-      () => decodeServer(payload),
-      () => decodeBalancing(payload),
-      () => decodeRate(payload),
-      () => decodeCounters(payload, 0, payload.length),
-      () => decodeDestination(payload, 'IPv4'),
-      () => decodeDestination(payload, 'IPv6'),
-      () => decodeTimeouts(payload),
-    ])
-      refusable(take)
-  }),
-  target('ipset answers', mutated(payloads.ipset), async (payload) => {
-    for (const take of [
-      () => decodeCommand(payload),
-      () => roomOf(payload),
-      () => failedLine(payload),
-      () => new SetSurvey().take(received(payload)),
-    ])
-      refusable(take)
-    await decodeSet([payload], (_type, entry) =>
-      JSON.stringify(entry, (_key, value: unknown) => (typeof value === 'bigint' ? '' : value)),
-    )
-  }),
-  target('links and addresses', mutated(payloads.links), (payload) => {
-    for (const take of [
-      () => decodeLink(payload),
-      () => decodeInterfaceAddress(payload),
-      () => hashOfMessage(received(payload)),
-    ])
-      refusable(take)
-  }),
-  target('flows of connection tracking', mutated(payloads.flows), (payload) => {
-    refusable(() => JSON.stringify(Object.values(decodeFlow(payload) ?? {})))
-    refusable(() => {
+  ofBytes(
+    'IPVS answers',
+    payloads.ipvs,
+    decodeServer,
+    decodeBalancing,
+    decodeRate,
+    (payload) => decodeCounters(payload, 0, payload.length),
+    (payload) => decodeDestination(payload, 'IPv4'),
+    (payload) => decodeDestination(payload, 'IPv6'),
+    decodeTimeouts,
+  ),
+  ofBytes(
+    'ipset answers',
+    payloads.ipset,
+    decodeCommand,
+    roomOf,
+    failedLine,
+    (payload) => new SetSurvey().take(received(payload)),
+    (payload) =>
+      decodeSet([payload], (_type, entry) =>
+        JSON.stringify(entry, (_key, value: unknown) => (typeof value === 'bigint' ? '' : value)),
+      ),
+  ),
+  ofBytes('links and addresses', payloads.links, decodeLink, decodeInterfaceAddress, (payload) =>
+    hashOfMessage(received(payload)),
+  ),
+  ofBytes(
+    'flows of connection tracking',
+    payloads.flows,
+    // A flow is a view, which is read where it is asked.
+    (payload) => {
       const flow = decodeFlow(payload)
-      return (
-        flow && [
-          flow.source,
-          flow.destination,
-          flow.replySource,
-          flow.sourcePort,
-          flow.destinationPort,
-          flow.replySourcePort,
-        ]
-      )
-    })
-    refusable(() => decodeTracked(payload))
-  }),
+      return flow && copyFlow(flow)
+    },
+    decodeTracked,
+  ),
   target(
     '/proc/net/ip_vs',
     fc.tuple(
@@ -178,30 +231,56 @@ export const targets: readonly Target[] = [
       for (const chunk of chunks(text, length)) parser.push(chunk)
     },
   ),
-  target('/proc/net/ip_vs_conn', mutated(connectionLines.map((line) => Buffer.from(line))), (line) =>
-    parseConnection(String(line)),
+  ofBytes(
+    '/proc/net/ip_vs_conn',
+    connectionLines.map((line) => Buffer.from(line)),
+    (line) => parseConnection(String(line)),
+  ),
+  ofBytes('iptables-save', [...goldenFiles('iptables-save.txt'), ...goldenFiles('ip6tables-save.txt')], (text) => {
+    for (const chains of parseSave(String(text)).values()) {
+      for (const { rules } of chains.values()) for (const rule of rules) parseDropRule(rule)
+    }
+  }),
+  ofBytes(
+    'trace events',
+    traceLines.map((line) => Buffer.from(line)),
+    (line) => parseNftLine(String(line)),
+    (line) => parseLegacyLine(String(line)),
+  ),
+  ofBytes('configuration', goldenFiles('kube-proxy-config.yaml'), (text) =>
+    loadConfig({ file: String(text), flags: new Map() }),
+  ),
+  ofBytes(
+    'kubeconfig',
+    kubeconfigTexts.map((text) => Buffer.from(text)),
+    (text) => readKubeconfig('kubeconfig', String(text)),
+  ),
+  target('kubeconfig of strange members', mutatedJson(kubeconfigs), (value) =>
+    readKubeconfig('kubeconfig', JSON.stringify(value)),
+  ),
+  ofBytes(
+    'manifests', // Short ones: YAML is read slowly, and a million times.
+    [...goldenFiles('input.yaml'), ...goldenFiles('objects.json')].filter(({ length }) => length < 2300),
+    refusing('x.yaml'),
+    refusing('x.json'),
   ),
   target(
-    'iptables-save',
-    mutated([...goldenFiles('iptables-save.txt'), ...goldenFiles('ip6tables-save.txt')]),
-    (text) => {
-      for (const chains of parseSave(String(text)).values()) {
-        for (const { rules } of chains.values()) for (const rule of rules) parseDropRule(rule)
+    'watch streams',
+    fc.tuple(mutated(watchStreams), fc.integer({ min: 1, max: 5000 })),
+    async ([text, length]) => {
+      for await (const { object } of watchEvents(streamed(text, length), 100_000)) {
+        translateService(object, ignore)
+        translateEndpointSlice(object, 'vm1', ignore)
       }
     },
   ),
-  target('trace events', mutated(traceLines.map((line) => Buffer.from(line))), (line) => [
-    parseNftLine(String(line)),
-    parseLegacyLine(String(line)),
-  ]),
-  target('configuration', mutated(goldenFiles('kube-proxy-config.yaml')), (text) =>
-    loadConfig({ file: String(text), flags: new Map() }),
+  target(
+    'objects',
+    mutatedJson(objects),
+    (object) => translateService(object, ignore),
+    (object) => translateEndpointSlice(object, 'vm1', ignore),
+    (object) => translateNode(object, ignore),
   ),
-  target('objects', mutatedJson(objects), (object) => [
-    translateService(object, ignore),
-    translateEndpointSlice(object, 'vm1', ignore),
-    translateNode(object, ignore),
-  ]),
   target(
     'lists as they come',
     fc.tuple(mutated(goldenFiles('objects.json')), fc.integer({ min: 1, max: 5000 })),
@@ -212,12 +291,3 @@ export const targets: readonly Target[] = [
     },
   ),
 ]
-
-/** One refusal does not keep the next decoder from its turn. */
-function refusable(take: () => unknown): void {
-  try {
-    take()
-  } catch (error) {
-    if (!(error instanceof Error && error.name === 'ProxyError')) throw error
-  }
-}

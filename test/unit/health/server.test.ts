@@ -1,7 +1,7 @@
 import { connect } from 'node:net'
 import { once } from 'node:events'
 import { afterEach, describe, expect, test } from 'vitest'
-import { HttpServer, type Routes } from '../../../src/health/server.ts'
+import { HttpServer, mostConnections, type Routes } from '../../../src/health/server.ts'
 import { silentLog, type Log } from '../../../src/lib/log.ts'
 
 let server: HttpServer | undefined
@@ -13,10 +13,15 @@ const log: Log = { ...silentLog, error: (_message, fields) => void errors.push(S
 async function serve(
   routes: Routes,
   stallMs?: number,
+  requestMs?: number,
 ): Promise<(path: string, init?: RequestInit) => Promise<Response>> {
   errors.length = 0
   const options = { name: 'test', at: { host: '127.0.0.1', port: 0 }, hardFail: true, routes, log }
-  server = new HttpServer(stallMs === undefined ? options : { ...options, stallMs })
+  server = new HttpServer({
+    ...options,
+    ...(stallMs === undefined ? {} : { stallMs }),
+    ...(requestMs === undefined ? {} : { requestMs }),
+  })
   await server.start()
   const { port } = server
   return (path, init) => fetch(`http://127.0.0.1:${port}${path}`, init)
@@ -29,7 +34,6 @@ describe('methods', () => {
     '/get': () => text('got'),
     '/put': { PUT: async (request) => text(`put ${await request.text(8)}`) },
     '/both': { GET: () => text('got'), PUT: () => text('put') },
-    '/any': { any: () => text('any') },
   }
   test.each([
     ['GET', '/get', 200, 'got', null],
@@ -38,8 +42,6 @@ describe('methods', () => {
     ['PUT', '/put', 200, 'put 5', null],
     ['GET', '/put', 405, 'method not allowed', 'PUT'],
     ['DELETE', '/both', 405, 'method not allowed', 'GET, HEAD, PUT'],
-    ['POST', '/any', 200, 'any', null],
-    ['HEAD', '/any', 200, '', null],
     ['GET', '/constructor', 404, '404 page not found', null],
   ])('%s %s', async (method, path, code, body, allow) => {
     const ask = await serve(routes)
@@ -99,6 +101,16 @@ describe('a streamed answer', () => {
     socket.destroy()
   })
 
+  test('in one piece is no other: nobody may leave it lying', async () => {
+    await serve({ '/s': () => text('x'.repeat(50_000_000)) }, 50)
+    const socket = connect(server!.port, '127.0.0.1')
+    socket.on('error', () => {})
+    socket.pause()
+    socket.write('GET /s HTTP/1.1\r\nHost: a\r\n\r\n')
+    await expect.poll(() => errors, { timeout: 10_000 }).toEqual(['the client took nothing for 50 ms'])
+    socket.destroy()
+  })
+
   test('of a client that has gone ends without a word', async () => {
     const taken = { count: 0 }
     let ended = false
@@ -116,5 +128,59 @@ describe('a streamed answer', () => {
     socket.destroy()
     await expect.poll(() => ended, { timeout: 10_000 }).toBe(true)
     expect(errors).toEqual([])
+  })
+})
+
+describe('limits', () => {
+  /** What comes back for these bytes, until the server closes the connection. */
+  function exchange(bytes: string): Promise<string> {
+    return new Promise((resolve) => {
+      let answer = ''
+      const socket = connect(server!.port, '127.0.0.1', () => void socket.write(bytes))
+      socket.on('data', (part: Buffer) => (answer += String(part)))
+      socket.on('error', () => {})
+      socket.on('close', () => resolve(answer))
+    })
+  }
+  const routes: Routes = { '/a': () => text('a'), '/b': { PUT: async (request) => text(await request.text(100)) } }
+
+  test.each([
+    {
+      name: 'headers of more than 8 KiB',
+      bytes: `GET /a HTTP/1.1\r\nHost: a\r\nX: ${'x'.repeat(9000)}\r\n\r\n`,
+      code: 431,
+    },
+    { name: 'a path of more than 8 KiB', bytes: `GET /${'a'.repeat(9000)} HTTP/1.1\r\nHost: a\r\n\r\n`, code: 431 },
+    { name: 'headers that do not end', bytes: 'GET /a HTTP/1.1\r\nHost: a\r\n', code: 408 },
+    { name: 'a body that does not come', bytes: 'PUT /b HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\nx', code: 408 },
+    { name: 'no HTTP', bytes: '\u0016\u0003\u0001\r\n\r\n', code: 400 },
+    {
+      name: 'two lengths',
+      bytes: 'GET /a HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n',
+      code: 400,
+    },
+  ])('$name: $code, and the connection is closed', { timeout: 60_000 }, async ({ bytes, code }) => {
+    await serve(routes, undefined, 200)
+    expect(await exchange(bytes)).toMatch(new RegExp(`^HTTP/1\\.1 ${code} `))
+  })
+
+  test('of more than a hundred connections the further ones are closed at once', { timeout: 60_000 }, async () => {
+    await serve(routes)
+    const sockets = Array.from({ length: mostConnections + 20 }, () => connect(server!.port, '127.0.0.1'))
+    let closed = 0
+    for (const socket of sockets) {
+      socket.on('error', () => {})
+      socket.on('close', () => closed++)
+    }
+    await expect.poll(() => closed, { timeout: 20_000 }).toBe(20)
+    for (const socket of sockets) socket.destroy()
+  })
+
+  test('it listens where it is told, and nowhere else', async () => {
+    server = new HttpServer({ name: 'test', at: { host: '127.0.0.2', port: 0 }, hardFail: true, routes, log })
+    await server.start()
+    const { port } = server
+    expect((await fetch(`http://127.0.0.2:${port}/a`)).status).toBe(200)
+    await expect(fetch(`http://127.0.0.1:${port}/a`)).rejects.toThrow()
   })
 })

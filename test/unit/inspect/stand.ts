@@ -9,7 +9,7 @@ import { readPresent, readRules, type Present } from '../../../src/inspect/prese
 import { surveyServers } from '../../../src/inspect/servers.ts'
 import { WantedFamily } from '../../../src/inspect/wanted.ts'
 import { serverFlags, type ObservedServer } from '../../../src/ipvs/ipvs.ts'
-import type { ProcFile } from '../../../src/ipvs/kernel-ipvs.ts'
+import type { ProcFile } from '../../../src/ipvs/proc-file.ts'
 import { silentLog } from '../../../src/lib/log.ts'
 import { addressBytes, parseCidr } from '../../../src/model/address.ts'
 import type { EndpointSliceRecord, ServiceRecord } from '../../../src/model/cluster.ts'

@@ -1,8 +1,8 @@
 import { beforeEach, describe, expect, test } from 'vitest'
-import { allRoles, orderOfAdding, setSpec, temporaryName } from '../../../src/ipset/catalogue.ts'
+import { allRoles, isOnDemand, orderOfAdding, setSpec, temporaryName } from '../../../src/ipset/catalogue.ts'
 import { FakeIpset } from '../../../src/ipset/fake-ipset.ts'
 import { IpsetLayer } from '../../../src/ipset/layer.ts'
-import { KernelError } from '../../../src/lib/errors.ts'
+import { describeError, KernelError } from '../../../src/lib/errors.ts'
 import { silentLog, type Log } from '../../../src/lib/log.ts'
 import { Thrift } from '../../../src/lib/thrift.ts'
 import type { SetRole } from '../../../src/model/sets.ts'
@@ -15,7 +15,12 @@ let layer: IpsetLayer
 let told: string[]
 
 function make(sizes?: { hashsize: number; maxelem: number }, thrift?: Thrift): IpsetLayer {
-  const log: Log = { ...silentLog, info: (text) => void told.push(text), error: (text) => void told.push(text) }
+  const log: Log = {
+    ...silentLog,
+    info: (text) => void told.push(text),
+    warn: (text) => void told.push(text),
+    error: (text) => void told.push(text),
+  }
   const options = {
     family: 'IPv4',
     ipset,
@@ -228,6 +233,53 @@ describe('order', () => {
     }
     expect(seen.at(-1)).toEqual(after)
   })
+})
+
+describe('a set of ours that has another type', () => {
+  const wrong = { ...setSpec('nodePortTCP', 'IPv4'), name: 'KUBE-CLUSTER-IP' }
+
+  test('is replaced where no rule names it, and told', async () => {
+    await ipset.create(wrong)
+    want(1)
+    await layer.resync()
+    expect(told).toEqual(['A set of ours has another type, replacing it'])
+    expect(await pass()).toEqual(new Map())
+    expect(line()).toContain('hash:ip,port')
+    expect(members()).toEqual([entry(1)])
+  })
+
+  test('cannot be where one does: the error says so and what to do, and nothing is written', async () => {
+    await ipset.create(wrong)
+    ipset.setReferences('KUBE-CLUSTER-IP', 1)
+    want(1)
+    const error: unknown = await layer.resync().catch((reason: unknown) => reason)
+    expect(describeError(error)).toMatch(
+      /^set KUBE-CLUSTER-IP has type bitmap:port, hash:ip,port is needed, .*IPSET_ERR_BUSY.* — remove the rules that name it/,
+    )
+    expect(ipset.dump()).toContain('create KUBE-CLUSTER-IP bitmap:port')
+    ipset.setReferences('KUBE-CLUSTER-IP', 0)
+    await layer.resync()
+    expect(await pass()).toEqual(new Map())
+    expect(members()).toEqual([entry(1)])
+  })
+})
+
+test('a set on demand that a rule still names (the kernel is busy with it) stays, and goes with a later pass', async () => {
+  const role = allRoles.find((one) => isOnDemand(one))!
+  const { name } = setSpec(role, 'IPv4')
+  layer = make()
+  await layer.resync()
+  const one = entry(1)
+  layer.want(role, one)
+  await pass()
+  expect(ipset.dump()).toContain(`create ${name} `)
+  ipset.setReferences(name, 1)
+  layer.unwant(role, one)
+  expect(await pass()).toEqual(new Map())
+  expect(ipset.dump()).toContain(`create ${name} `)
+  ipset.setReferences(name, 0)
+  expect(await pass()).toEqual(new Map())
+  expect(ipset.dump()).not.toContain(`create ${name} `)
 })
 
 test('a set on demand whose destruction lost its answer is nobody else’s work', async () => {

@@ -1,7 +1,7 @@
 import { describe, expect, test } from 'vitest'
 import { chooseVariant, detectVersion, IptablesTool, linesAround, parseVersion } from '../../../src/iptables/restore.ts'
 import type { Host } from '../../../src/iptables/restore.ts'
-import { ProxyError } from '../../../src/lib/errors.ts'
+import { describeError, ProxyError } from '../../../src/lib/errors.ts'
 import { isMissingCommand, runCommand } from '../../../src/lib/process.ts'
 import type { CommandResult } from '../../../src/lib/process.ts'
 
@@ -102,6 +102,38 @@ describe('tool', () => {
     const error = await tool.restore('*nat\n:A - [0:0]\n-A A -j X\nCOMMIT\n').catch((e: unknown) => e)
     expect(error).toMatchObject({ code: 'COMMAND', facts: { lines: '2: :A - [0:0]\n3: -A A -j X\n4: COMMIT' } })
     expect(String(error)).toContain('line 3 failed')
+  })
+
+  test.each([
+    [
+      'the lock is held',
+      'Another app is currently holding the xtables lock; still 0s 0us time ahead to have a chance to grab the lock...',
+      /lslocks/,
+    ],
+    ['no right', 'Could not fetch rule set generation id: Permission denied (you must be root)', /CAP_NET_ADMIN/],
+    [
+      'rules of the other variant',
+      "iptables-restore v1.8.9 (legacy): can't initialize iptables table `nat': Table does not exist",
+      /other variant/,
+    ],
+  ])('%s: the error has the command, its words and what to do', async (_name, words, advice) => {
+    const it = host({ ...commands, 'iptables-nft-restore --noflush -w 5': `!${words}` })
+    const tool = await IptablesTool.open('IPv4', { infix: '-nft', reason: '' }, it)
+    const error: unknown = await tool.restore('*nat\nCOMMIT\n').catch((e: unknown) => e)
+    const text = describeError(error)
+    expect(text).toContain('iptables-nft-restore exited with 2: ')
+    expect(text).toContain(words)
+    expect(text).toMatch(advice)
+  })
+
+  test('a tool that goes missing while the daemon runs fails its calls, and says what to install', async () => {
+    const choice = { infix: '-nft', reason: '' } as const
+    const version = await detectVersion('IPv4', choice, host(commands))
+    const gone = new IptablesTool('IPv4', choice, version, host({}))
+    for (const call of [() => gone.save('nat'), () => gone.restore('*nat\nCOMMIT\n')]) {
+      const error: unknown = await call().catch((e: unknown) => e)
+      expect(describeError(error)).toMatch(/^iptables-nft-(save|restore) is not there.*install the package "iptables"/)
+    }
   })
 
   test.each([

@@ -4,6 +4,7 @@ import { join } from 'node:path'
 import { afterEach, beforeEach, describe, expect, test } from 'vitest'
 import { stringify } from 'yaml'
 import { loadAccess } from '../../../src/kube/kubeconfig.ts'
+import { describeError } from '../../../src/lib/errors.ts'
 
 let directory: string
 beforeEach(() => {
@@ -102,6 +103,18 @@ describe('credentials', () => {
     expect(String((await access.tls()).ca)).toBe('another')
   })
 
+  test('a client certificate is read again when its files change: a renewed one needs no restart', async () => {
+    file('client.crt', 'expired')
+    file('client.key', 'old key')
+    const user = { 'client-certificate': 'client.crt', 'client-key': 'client.key' }
+    const access = await loadAccess({ kubeconfig: kubeconfig({}, user) })
+    expect(String((await access.tls()).cert)).toBe('expired')
+    file('client.crt', 'renewed one')
+    file('client.key', 'another key')
+    const { cert, key } = await access.tls()
+    expect([String(cert), String(key)]).toEqual(['renewed one', 'another key'])
+  })
+
   test('the token is read again with age and after a 401', async () => {
     let now = 0
     const clock = { now: () => now, sleep: () => Promise.resolve() }
@@ -175,4 +188,28 @@ describe('faults', () => {
       expect(error).toMatchObject({ code: 'CONFIG', message: expect.stringMatching(message) as unknown })
     })
   }
+
+  test('neither an error nor a warning shows what the file has in it', async () => {
+    const warned: Error[] = []
+    const hear = (warning: Error): void => void warned.push(warning)
+    process.on('warning', hear)
+    try {
+      for (const text of [
+        'users:\n- user: {token: hunter2\n  x: y',
+        'a: &hunter2: 1',
+        'users: !hunter2 [1]\n',
+        'a: *hunter2',
+      ]) {
+        const error: unknown = await loadAccess({ kubeconfig: file('kubeconfig', text) }).catch(
+          (reason: unknown) => reason,
+        )
+        expect(describeError(error)).toMatch(/^kubeconfig .* — correct the kubeconfig/)
+        expect(describeError(error)).not.toMatch(/hunter2: 1|token: hunter2/)
+      }
+      await new Promise(setImmediate)
+      expect(warned).toEqual([])
+    } finally {
+      process.off('warning', hear)
+    }
+  })
 })

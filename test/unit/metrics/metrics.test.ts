@@ -166,7 +166,9 @@ describe('figures', () => {
     own.families.clear()
     for (const [family, one] of families) own.families.set(family, one)
     const lines = (await own.registry.metrics()).split('\n').filter((line) => line.startsWith('kube_ipvs_'))
-    const read = lines.filter((line) => !/_config_/.test(line)).map((line) => line.replace('kube_ipvs_', ''))
+    const read = lines
+      .filter((line) => !/_config_|_event_loop_|_log_lines_/.test(line))
+      .map((line) => line.replace('kube_ipvs_', ''))
     expect(read.sort()).toEqual(want)
   })
 })

@@ -65,7 +65,7 @@ test.each([
 ])('comparisons become numbers: %s', (expr, numbers) => expect(asNumbers(expr)).toBe(numbers))
 
 test('the PodMonitor looks for the pods of the DaemonSet, and all of it goes where that does', () => {
-  const daemonSet = parse(read('manifests/daemonset.yaml')) as {
+  const daemonSet = parse(read('manifests/base/daemonset.yaml')) as {
     spec: { template: { metadata: { labels: Record<string, string> } } }
   }
   const monitor = readYaml('podmonitor.yaml') as {
@@ -75,7 +75,7 @@ test('the PodMonitor looks for the pods of the DaemonSet, and all of it goes whe
   const { labels } = daemonSet.spec.template.metadata
   expect(labels).toMatchObject(monitor.spec.selector.matchLabels)
   expect(labels[monitor.spec.jobLabel]).toBe('kube-proxy')
-  const { namespace } = parse(read('manifests/kustomization.yaml')) as { namespace: string }
+  const { namespace } = parse(read('manifests/base/kustomization.yaml')) as { namespace: string }
   expect(monitor.spec.namespaceSelector.matchNames).toEqual([namespace])
   const kustomization = readYaml('kustomization.yaml') as {
     namespace: string

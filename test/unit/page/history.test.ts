@@ -85,7 +85,9 @@ test('what is heard goes on to the observer', () => {
   const inner: ProxierObserver = {
     queued: () => void heard.push('queued'),
     drift: () => void heard.push('drift'),
+    heldBack: () => {},
     clash: () => void heard.push('clash'),
+    refused: () => void heard.push('refused'),
     passed: () => void heard.push('passed'),
   }
   const observer = withHistory(inner, history)

@@ -11,7 +11,7 @@ import { FakeIptables } from '../../../src/iptables/fake-iptables.ts'
 import { FakeIpvs } from '../../../src/ipvs/fake-ipvs.ts'
 import { translateEndpointSlice, translateNode, translateService } from '../../../src/kube/translate.ts'
 import { systemClock } from '../../../src/lib/clock.ts'
-import { silentLog } from '../../../src/lib/log.ts'
+import { silentLog, type Log } from '../../../src/lib/log.ts'
 import { metricsRoutes } from '../../../src/metrics-routes.ts'
 import { createMetrics, startAtZero } from '../../../src/metrics/metrics.ts'
 import { parseCidr, type Family } from '../../../src/model/address.ts'
@@ -60,14 +60,15 @@ export class Stand {
     now = Date.now,
     explain: explainOtherwise,
     syncPeriod = 3_600_000,
-  }: { now?: () => number; explain?: PageSources['explain']; syncPeriod?: number } = {}) {
+    log: daemonLog = silentLog,
+  }: { now?: () => number; explain?: PageSources['explain']; syncPeriod?: number; log?: Log } = {}) {
     this.history = new History({ now })
     const eth0 = this.dummy.addLink('eth0', '')
     for (const family of families) this.dummy.addAddress(eth0, addresses[family], family === 'IPv4' ? 24 : 64)
     const metrics = createMetrics()
     startAtZero(metrics, families)
     const health = new ProxierHealth(families, 60_000, true, systemClock, () => 'the kernel is being written')
-    const observed = observe({ metrics, health, events: noEvents, log: silentLog, syncPeriod, firstSync: () => {} })
+    const observed = observe({ metrics, health, events: noEvents, log: daemonLog, syncPeriod, firstSync: () => {} })
     const observer = withHistory(observed, this.history)
     const effects: Effects = {
       flows: { touch: () => {}, run: () => Promise.resolve() },
@@ -85,7 +86,7 @@ export class Stand {
     for (const family of families) {
       const iptables = Object.assign(new FakeIptables(), { randomFully: true })
       this.iptables.set(family, iptables)
-      const stack = buildStack(family, { ...settings, syncPeriod }, this, iptables, silentLog, told, effects)
+      const stack = buildStack(family, { ...settings, syncPeriod }, this, iptables, daemonLog, told, effects)
       this.proxiers.set(family, stack.proxier)
       ledgers.set(family, stack.ledger)
       const { proxier, ledger, figures } = stack

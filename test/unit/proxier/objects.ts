@@ -1,5 +1,6 @@
 import type { EndpointSliceRecord, ServicePortRecord, ServiceRecord } from '../../../src/model/cluster.ts'
 import { EndpointList, type EndpointRecord } from '../../../src/model/endpoint-list.ts'
+import { anyExternal } from '../../../src/proxier/external-addresses.ts'
 import type { NodeFacts } from '../../../src/proxier/planner.ts'
 
 /** Short ways to the objects of the tables. */
@@ -55,6 +56,7 @@ export function facts(change: Partial<NodeFacts> = {}): NodeFacts {
     nodePortAddresses: ['192.168.0.1'],
     scheduler: 'rr',
     strictExternal: false,
+    externalRanges: anyExternal,
     ...change,
   }
 }

@@ -5,6 +5,7 @@ import { FakeIptables } from '../../../src/iptables/fake-iptables.ts'
 import { FakeIpvs } from '../../../src/ipvs/fake-ipvs.ts'
 import { silentLog, type Log } from '../../../src/lib/log.ts'
 import type { Family } from '../../../src/model/address.ts'
+import { anyExternal } from '../../../src/proxier/external-addresses.ts'
 import type { PassReport, Proxier, ProxierObserver } from '../../../src/proxier/proxier.ts'
 import type { Drift } from '../../../src/reconcile/layer.ts'
 
@@ -21,6 +22,7 @@ export const usualSettings: FamilySettings = {
   needsPodCIDR: false,
   nodeIPs: [],
   strictExternal: false,
+  externalRanges: anyExternal,
   drainTimeout: 0,
 }
 
@@ -32,10 +34,13 @@ export class Rig {
   readonly iptables: FakeIptables & { readonly randomFully: boolean }
   readonly reports: PassReport[] = []
   readonly drifts: Drift[] = []
+  /** What was left for now because it is changed again and again. */
+  readonly heldBack: Drift[] = []
   /** Clashes, touched flows and health check servers, as told. */
   readonly told: string[] = []
-  /** Warnings as written. */
+  /** Warnings and errors as written. */
   readonly warnings: string[] = []
+  readonly errors: string[] = []
   readonly proxier: Proxier
   readonly stack: FamilyStack
   healthHosts: readonly string[] | 'all' | undefined
@@ -62,7 +67,10 @@ export class Rig {
     const observer: ProxierObserver & { restoreFailed(): void } = {
       queued: () => {},
       drift: (_family, drift) => void this.drifts.push(drift),
+      heldBack: (_family, drift) => void this.heldBack.push(drift),
       clash: (_family, owner, address) => void this.told.push(`clash ${owner} ${address}`),
+      refused: (_family, service, { address, reason }) =>
+        void this.told.push(`refused ${service} ${address}: ${reason}`),
       passed: (report) => {
         this.reports.push(report)
         this.#wake?.()
@@ -86,6 +94,7 @@ export class Rig {
     const log: Log = {
       ...silentLog,
       warn: (message, fields) => void this.warnings.push(JSON.stringify({ message, ...fields })),
+      error: (message, fields) => void this.errors.push(JSON.stringify({ message, ...fields })),
     }
     this.stack = buildStack(family, { ...usualSettings, ...change }, this, this.iptables, log, observer, effects)
     this.proxier = this.stack.proxier

@@ -314,12 +314,11 @@ describe('ClusterIP, externalIP and load balancers', () => {
       want: { '10.20.30.41:80 TCP': '', '50.60.70.81:80 TCP': '' },
     },
     {
-      name: 'external IPs of both families and loopback',
-      objects: [ext(['50.60.70.81', '2012::51', '127.0.0.1']), eps('a', ['10.180.0.1'])],
+      name: 'external IPs of both families',
+      objects: [ext(['50.60.70.81', '2012::51']), eps('a', ['10.180.0.1'])],
       want: {
         '10.20.30.41:80 TCP': '10.180.0.1:80',
         '50.60.70.81:80 TCP': '10.180.0.1:80',
-        '127.0.0.1:80 TCP': '10.180.0.1:80',
       },
     },
     {

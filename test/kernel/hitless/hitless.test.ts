@@ -1,0 +1,91 @@
+import { setTimeout as sleep } from 'node:timers/promises'
+import { afterEach, expect, test } from 'vitest'
+import { Machine, type Seen, type Target } from './machine.ts'
+
+/** scripts/verify-long.sh runs it whole; a share of it belongs to every run of the checks. */
+const whole = process.env.HITLESS === 'whole'
+const times = whole ? { restarts: 20, kills: 20, changes: 5 } : { restarts: 1, kills: 1, changes: 1 }
+const load = whole ? { long: 200, rate: 200 } : { long: 60, rate: 60 }
+/** Milliseconds of load before, between and after what happens to the daemon. */
+const calm = whole ? 1500 : 800
+
+const configurations = [
+  'ipvs: { syncPeriod: 10s }',
+  'ipvs: { scheduler: lc }',
+  'iptables: { masqueradeAll: true }',
+  'ipvs: { scheduler: rr, minSyncPeriod: 1s }',
+  '',
+]
+
+/** Case of test/golden, and what its clients ask. */
+const states: readonly [string, string, readonly number[], readonly Target[]][] = [
+  [
+    'cluster IP and node port, TCP and UDP',
+    '06-nodeport-udp-sctp',
+    [5353],
+    [
+      { protocol: 'TCP', address: '10.96.10.6', port: 53 },
+      { protocol: 'UDP', address: '10.96.10.6', port: 53 },
+      { protocol: 'TCP', address: '10.0.2.15', port: 30053 },
+      { protocol: 'UDP', address: '10.0.2.15', port: 30053 },
+    ],
+  ],
+  [
+    'load balancer addresses as well',
+    '08-lb-plain',
+    [8080, 5000],
+    [
+      { protocol: 'TCP', address: '203.0.113.11', port: 80 },
+      { protocol: 'UDP', address: '203.0.113.11', port: 5000 },
+      { protocol: 'TCP', address: '10.96.10.8', port: 80 },
+      { protocol: 'UDP', address: '10.0.2.15', port: 30500 },
+    ],
+  ],
+]
+
+let machine: Machine | undefined
+afterEach(async () => {
+  await machine?.destroy()
+  machine = undefined
+})
+
+test.each(whole ? states : states.slice(0, 1))('no connection fails: %s', async (_what, golden, ports, targets) => {
+  machine = await Machine.withStateOf(golden, ports)
+  await machine.load(targets, load.long, load.rate)
+  // All that stay are there, still through what kube-proxy left.
+  await expect
+    .poll(
+      async () => {
+        const { opened, failures } = await machine!.report()
+        return failures[0] ?? opened
+      },
+      { timeout: 60_000, interval: 500 },
+    )
+    .toBe(load.long)
+  await machine.startDaemon()
+  await sleep(calm)
+  for (let i = 0; i < times.restarts + times.kills; i++) {
+    const code = await machine.daemon!.stop(i < times.restarts ? 'SIGTERM' : 'SIGKILL')
+    expect(code).toBe(i < times.restarts ? 0 : 'SIGKILL')
+    await sleep(calm)
+    await machine.startDaemon()
+    await sleep(calm)
+  }
+  for (const lines of configurations.slice(0, times.changes)) {
+    const said = machine.daemon!.lines.length
+    await machine.configure(lines)
+    await machine.daemon!.said('In sync for the first time', { family: 'IPv4' }, said)
+    await sleep(2 * calm)
+  }
+  // The way back: what stands without us serves on.
+  await machine.daemon!.stop()
+  await sleep(2 * calm)
+
+  const seen: Seen = await machine.endLoad()
+  console.log(
+    `${golden}: ${seen.opened} connections that stay, ${seen.exchanged} exchanges; ${seen.answered} short ones`,
+  )
+  expect(seen.failures).toEqual([])
+  expect(seen.answered).toBe(seen.asked)
+  expect(seen.asked).toBeGreaterThan(5 * load.rate)
+})
