@@ -1,5 +1,6 @@
 // A client, a node and three pods as network namespaces; the real daemon in the node; 30 requests to the ClusterIP, some
 // to the NodePort from outside; then an endpoint goes and comes back, and traffic follows. Ends with 0 when all held.
+// QUICKSTART_PROGRAM: what to start instead of bin/kube-ipvs-proxy.
 import { execFileSync, spawn } from 'node:child_process'
 import { cpSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
@@ -120,11 +121,13 @@ async function main() {
 
   say('kube-ipvs-proxy starts in the node, fed from examples/quickstart')
   cpSync(join(root, 'examples/quickstart'), folder, { recursive: true })
-  const program = join(root, 'bin/kube-ipvs-proxy')
+  const program = process.env.QUICKSTART_PROGRAM ?? join(root, 'bin/kube-ipvs-proxy')
   const args = ['--manifests', folder, '--proxy-mode=ipvs', '--hostname-override=node1', '--cluster-cidr=10.244.0.0/16']
   console.log(`bin/kube-ipvs-proxy ${args.join(' ').replace(folder, 'examples/quickstart')}`)
+  const began = performance.now()
   const daemon = start('node', [program, ...args, '-v=2'], 'pipe')
   console.log(await line(daemon, 'stderr', /"family":"IPv4".*In sync for the first time/))
+  console.log(`in sync ${((performance.now() - began) / 1000).toFixed(1)} s after its start`)
 
   say('30 requests from the client to the ClusterIP, scheduler rr')
   expect('shares of the pods', request(clusterIP, 80, 30), [10, 10, 10])
