@@ -72,10 +72,9 @@ interface FamilyPlan {
 export function planFamily(input: PlanInput, family: Family): FamilyPlan {
   const facts = factsOf(input, family)
   const contributions: [string, Contribution][] = []
+  const slicesOf = Map.groupBy(input.cluster.slices.values(), (slice) => slice.service)
   for (const service of input.cluster.services.values()) {
-    const slices = [...input.cluster.slices.values()].filter(
-      (slice) => slice.service === service.key && slice.family === family,
-    )
+    const slices = (slicesOf.get(service.key) ?? []).filter((slice) => slice.family === family)
     for (const port of service.ports) {
       const owner = `${service.key}${port.name && `:${port.name}`}/${port.protocol}`
       contributions.push([owner, planPort(service, port, mergeEndpoints(slices, port), facts)])

@@ -56,7 +56,7 @@ async function keepAsking(offset) {
         if (before !== undefined) judge(target, source, before, await ask(target, source))
       }
     }
-    await new Promise((wake) => setTimeout(wake, 20))
+    await new Promise((wake) => setTimeout(wake, 50))
   }
 }
 for (let i = 0; i < abreast; i++) void keepAsking(i)

@@ -69,20 +69,23 @@ export function forecast(explanation: Explanation, family: Family): Forecast {
   }
 }
 
+/** V8 breaks now and then under emulation, at no line of ours: it ends by one of these, and another start does well. */
+const emulationSignals = new Set<string>(['SIGSEGV', 'SIGTRAP', 'SIGILL'])
+
 /** The program's `explain` and `doctor` in a namespace, in one process for all questions. */
 export class Explainer {
-  readonly #child: ChildProcess
-  readonly #answers: AsyncIterator<string>
+  readonly #command: readonly string[]
+  #child!: ChildProcess
+  #answers!: AsyncIterator<string>
+  #ended!: Promise<string>
 
   constructor(namespace: Namespace, folder: string, node: string, ...flags: readonly string[]) {
     const given = ['--proxy-mode=ipvs', `--hostname-override=${node}`, clusterCIDRs, ...flags]
     const program = [join(import.meta.dirname, 'explain-main.ts'), folder, ...given]
     // V8's helper threads break now and then under emulation.
     const runtime = [process.execPath, '--single-threaded']
-    this.#child = spawn('ip', ['netns', 'exec', namespace.name, ...runtime, ...program], {
-      stdio: ['pipe', 'pipe', 'inherit'],
-    })
-    this.#answers = createInterface({ input: this.#child.stdout! })[Symbol.asyncIterator]()
+    this.#command = ['netns', 'exec', namespace.name, ...runtime, ...program]
+    this.#start()
   }
 
   explain(requests: readonly ExplainRequest[]): Promise<readonly Answer[]> {
@@ -97,10 +100,28 @@ export class Explainer {
     this.#child.stdin!.end()
   }
 
-  async #order<T>(order: unknown): Promise<T> {
+  #start(): void {
+    const child = spawn('ip', this.#command, { stdio: ['pipe', 'pipe', 'inherit'] })
+    // What cannot be written any more is told by the missing answer.
+    child.stdin.on('error', () => {})
+    this.#answers = createInterface({ input: child.stdout })[Symbol.asyncIterator]()
+    this.#ended = new Promise((settle) => {
+      child.on('exit', (code, signal) => settle(signal ?? `exit code ${code}`))
+    })
+    this.#child = child
+  }
+
+  async #order<T>(order: unknown, starts = 3): Promise<T> {
     this.#child.stdin!.write(`${JSON.stringify(order)}\n`)
     const { value } = await this.#answers.next()
-    if (typeof value !== 'string') throw new Error(`the explainer ended on ${JSON.stringify(order)}`)
+    if (typeof value !== 'string') {
+      const how = await this.#ended
+      if (starts === 1 || !emulationSignals.has(how))
+        throw new Error(`the explainer ended on ${JSON.stringify(order)}: ${how}`)
+      console.log(`the explainer ended by ${how} and is started again`)
+      this.#start()
+      return this.#order(order, starts - 1)
+    }
     // oxlint-disable-next-line typescript/no-unsafe-type-assertion -- explain-main.ts writes it
     return JSON.parse(value) as T
   }

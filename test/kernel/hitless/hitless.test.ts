@@ -49,43 +49,47 @@ afterEach(async () => {
   machine = undefined
 })
 
-test.each(whole ? states : states.slice(0, 1))('no connection fails: %s', async (_what, golden, ports, targets) => {
-  machine = await Machine.withStateOf(golden, ports)
-  await machine.load(targets, load.long, load.rate)
-  // All that stay are there, still through what kube-proxy left.
-  await expect
-    .poll(
-      async () => {
-        const { opened, failures } = await machine!.report()
-        return failures[0] ?? opened
-      },
-      { timeout: 60_000, interval: 500 },
-    )
-    .toBe(load.long)
-  await machine.startDaemon()
-  await sleep(calm)
-  for (let i = 0; i < times.restarts + times.kills; i++) {
-    const code = await machine.daemon!.stop(i < times.restarts ? 'SIGTERM' : 'SIGKILL')
-    expect(code).toBe(i < times.restarts ? 0 : 'SIGKILL')
-    await sleep(calm)
+test.for(whole ? states : states.slice(0, 1))(
+  'no connection fails: %s',
+  { timeout: 3_600_000 },
+  async ([, golden, ports, targets]) => {
+    machine = await Machine.withStateOf(golden, ports)
+    await machine.load(targets, load.long, load.rate)
+    // All that stay are there, still through what kube-proxy left.
+    await expect
+      .poll(
+        async () => {
+          const { opened, failures } = await machine!.report()
+          return failures[0] ?? opened
+        },
+        { timeout: 60_000, interval: 500 },
+      )
+      .toBe(load.long)
     await machine.startDaemon()
     await sleep(calm)
-  }
-  for (const lines of configurations.slice(0, times.changes)) {
-    const said = machine.daemon!.lines.length
-    await machine.configure(lines)
-    await machine.daemon!.said('In sync for the first time', { family: 'IPv4' }, said)
+    for (let i = 0; i < times.restarts + times.kills; i++) {
+      const code = await machine.daemon!.stop(i < times.restarts ? 'SIGTERM' : 'SIGKILL')
+      expect(code).toBe(i < times.restarts ? 0 : 'SIGKILL')
+      await sleep(calm)
+      await machine.startDaemon()
+      await sleep(calm)
+    }
+    for (const lines of configurations.slice(0, times.changes)) {
+      const said = machine.daemon!.lines.length
+      await machine.configure(lines)
+      await machine.daemon!.said('In sync for the first time', { family: 'IPv4' }, said)
+      await sleep(2 * calm)
+    }
+    // The way back: what stands without us serves on.
+    await machine.daemon!.stop()
     await sleep(2 * calm)
-  }
-  // The way back: what stands without us serves on.
-  await machine.daemon!.stop()
-  await sleep(2 * calm)
 
-  const seen: Seen = await machine.endLoad()
-  console.log(
-    `${golden}: ${seen.opened} connections that stay, ${seen.exchanged} exchanges; ${seen.answered} short ones`,
-  )
-  expect(seen.failures).toEqual([])
-  expect(seen.answered).toBe(seen.asked)
-  expect(seen.asked).toBeGreaterThan(5 * load.rate)
-})
+    const seen: Seen = await machine.endLoad()
+    console.log(
+      `${golden}: ${seen.opened} connections that stay, ${seen.exchanged} exchanges; ${seen.answered} short ones`,
+    )
+    expect(seen.failures).toEqual([])
+    expect(seen.answered).toBe(seen.asked)
+    expect(seen.asked).toBeGreaterThan(5 * load.rate)
+  },
+)

@@ -1,7 +1,11 @@
 // Servers and clients of the hitless campaign, on orders that come as lines of JSON.
 //   { op: 'serve', name, address, ports }             echoes over TCP and UDP, its name first: "NAME TEXT"
 //   { op: 'load', targets, long, rate }               `long` connections that stay, `rate` short ones a second, spread over
-//                                                     targets { protocol, address, port }
+//                                                     targets { protocol, address, port }. Those that stay have ports of their
+//                                                     own, 2000 and up, which net.ipv4.ip_local_port_range must leave out: IPVS
+//                                                     finds the connection of an answer by client and server alone, so of two
+//                                                     with one port of a client and one server, by way of two virtual servers,
+//                                                     the older one hears nothing more
 //   { op: 'report' }                                  what has happened so far, one line of JSON
 //   { op: 'end' }                                     no new short connections; reports once those under way have ended
 // A connection over UDP is a socket that sends and hears one answer at a time. Ends with its standard input.
@@ -40,8 +44,8 @@ function serve({ name, address, ports }) {
 
 /** `send` a text, `heard` for what comes, `lost` once when it broke, with why. */
 const open = {
-  TCP: ({ address, port }, heard, lost, opened) => {
-    const socket = connect({ host: address, port, noDelay: true })
+  TCP: ({ address, port }, localPort, heard, lost, opened) => {
+    const socket = connect({ host: address, port, localPort, noDelay: true })
     let rest = ''
     socket.on('connect', opened)
     socket.on('error', (error) => lost(error.code ?? error.message))
@@ -53,12 +57,13 @@ const open = {
     })
     return { send: (text) => socket.write(`${text}\n`), end: () => socket.end() }
   },
-  UDP: ({ address, port }, heard, lost, opened) => {
+  UDP: ({ address, port }, localPort, heard, lost, opened) => {
     const socket = createSocket('udp4')
     let isOpen = true
     socket.on('error', (error) => lost(error.code ?? error.message))
     socket.on('message', (data) => heard(String(data).trim()))
     socket.on('connect', opened)
+    if (localPort !== undefined) socket.bind(localPort)
     socket.connect(port, address)
     return {
       send: (text) => isOpen && socket.send(`${text}\n`, (error) => error && isOpen && lost(error.code)),
@@ -78,7 +83,7 @@ function fail(target, kind, why) {
 }
 
 /** One that stays: asks, waits for the answer, pauses, asks again; always the same server has to answer. */
-function stay(target) {
+function stay(target, localPort) {
   let who
   let count = 0
   let timer
@@ -104,7 +109,7 @@ function stay(target) {
     timer = setTimeout(ask, pause)
   }
   timer = setTimeout(() => lost('not connected'), patience)
-  const connection = open[target.protocol](target, heard, lost, () => {
+  const connection = open[target.protocol](target, localPort, heard, lost, () => {
     clearTimeout(timer)
     ask()
   })
@@ -127,6 +132,7 @@ function pass(target) {
   const timer = setTimeout(() => done('no answer'), patience)
   const connection = open[target.protocol](
     target,
+    undefined,
     () => done(),
     done,
     () => connection.send('?'),
@@ -134,7 +140,7 @@ function pass(target) {
 }
 
 function load({ targets, long, rate }) {
-  for (let i = 0; i < long; i++) setTimeout(() => stay(targets[i % targets.length]), (i / long) * 4000)
+  for (let i = 0; i < long; i++) setTimeout(() => stay(targets[i % targets.length], 2000 + i), (i / long) * 4000)
   const began = performance.now()
   let due = 0
   const timer = setInterval(() => {

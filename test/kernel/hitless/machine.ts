@@ -171,7 +171,7 @@ export class Machine {
       pod.ip('route add 10.160.1.0/24 via 10.0.2.15')
     }
     // 10,000 connections come and go in a minute.
-    client.run('sysctl', '-qw', 'net.ipv4.ip_local_port_range=1024 65535')
+    client.run('sysctl', '-qw', 'net.ipv4.ip_local_port_range=10000 65535')
   }
 
   /** As kube-proxy left it; the sets' and rules' order is that of its own start. */
