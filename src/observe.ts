@@ -81,6 +81,7 @@ export function observe(options: ObserveOptions): ProxierObserver & { restoreFai
       metrics.noLocalEndpoints.set({ ...label, traffic_policy: 'internal' }, report.noLocal.internal)
       metrics.noLocalEndpoints.set({ ...label, traffic_policy: 'external' }, report.noLocal.external)
       metrics.refusals.set(label, report.refused.size)
+      metrics.refusedAddresses.set(label, report.refusedAddresses)
       for (const [layer, count] of report.written) metrics.written.inc({ ...label, layer }, count)
       if (!report.well) metrics.syncFailures.inc(label)
       tellFailure(report)

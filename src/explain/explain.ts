@@ -96,6 +96,7 @@ export async function survey(request: ExplainRequest, parts: ExplainParts): Prom
         ways,
         differences,
         endpoints,
+        addressRefused: wanted?.plan.refused?.find(({ address }) => address === target.address)?.reason,
         isKnown: wanted !== undefined,
         isService: wanted?.plan.servers.some((one) => serverKey(one.server) === serverKey(target)) ?? false,
         hasServer: server !== undefined,

@@ -76,6 +76,8 @@ export interface Evidence {
   /** Undefined: the cluster's objects are not known. */
   readonly differences: readonly Difference[] | undefined
   readonly endpoints: readonly Eligibility[] | undefined
+  /** Why the settings do not let the Service that has it serve the address; undefined: they do. */
+  readonly addressRefused: string | undefined
   /** A known Service has the address and port. */
   readonly isKnown: boolean
   /** And its plan has a virtual server there. */
@@ -449,6 +451,9 @@ function socketCause(way: Way, end: End, evidence: Evidence): Cause {
       advice: repair,
     }
   }
+  if (evidence.addressRefused !== undefined && end.code === 'nothing-listens') {
+    return refusedCause(end, evidence.addressRefused, evidence)
+  }
   if (evidence.isKnown && end.code === 'nothing-listens') {
     const why = `the Service has port ${evidence.target.port}, but it is not served on ${evidence.target.address} (nodePortAddresses)`
     return { code: 'address-not-served', answer, text: `${why}: ${text}` }
@@ -457,10 +462,20 @@ function socketCause(way: Way, end: End, evidence: Evidence): Cause {
   return { code: 'nothing-listens', answer, text: `there is no virtual server ${key}, and ${text}` }
 }
 
+function refusedCause({ answer, text }: End, reason: string, { target }: Evidence): Cause {
+  return {
+    code: 'address-not-served',
+    answer,
+    text: `the Service may not have ${target.address} on this node, for ${reason}: ${text}`,
+    advice: 'let the setting have the address, or take it out of the Service',
+  }
+}
+
 function notLocalCause(end: End, evidence: Evidence): Cause {
   const { address } = evidence.target
   const known = because(end, evidence, 'address-missing')
   if (known !== undefined) return known
+  if (evidence.addressRefused !== undefined) return refusedCause(end, evidence.addressRefused, evidence)
   if (evidence.hasServer || evidence.isService) {
     const text = `${address} is on no link of this node, kube-ipvs0 included, so IPVS never sees it: ${end.text}`
     return { code: 'address-missing', answer: end.answer, text, advice: repair }

@@ -43,6 +43,12 @@ export function passMetrics(registry: Registry) {
       labelNames: family,
       registers,
     }),
+    refusedAddresses: new Gauge({
+      name: 'kube_ipvs_refused_external_addresses',
+      help: 'External addresses of Services that the settings do not let them have, and that are not served',
+      labelNames: family,
+      registers,
+    }),
     eventToKernel: new Histogram({
       name: 'kube_ipvs_event_to_kernel_seconds',
       help: 'Time from a change being taken in until the kernel has it, of the change that waited longest in each pass',

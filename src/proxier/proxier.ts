@@ -109,6 +109,8 @@ export interface PassReport {
   /** Things written to the kernel, by layer; a layer that wrote none is left out. */
   readonly written: ReadonlyMap<string, number>
   readonly refused: ReadonlyMap<Owner, Error>
+  /** External addresses of Services that the settings do not let them have, after this pass. */
+  readonly refusedAddresses: number
   readonly failures: readonly { readonly layer: string; readonly error: Error }[]
   readonly well: boolean
   /** Milliseconds from the earliest change that it brought into the kernel being taken in; undefined: there was none. */
@@ -448,6 +450,7 @@ export class Proxier {
       planned: dirty.size,
       written: writtenBy([...early, ...outcomes]),
       refused,
+      refusedAddresses: [...this.#refusedAddresses.values()].reduce((sum, { length }) => sum + length, 0),
       failures,
       well,
       waited: failures.length > 0 ? undefined : waited,

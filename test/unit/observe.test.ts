@@ -17,6 +17,7 @@ const report = (change: Partial<PassReport> = {}): PassReport => {
     planned: 1,
     written: new Map([['ipvs', 1]]),
     refused: new Map(),
+    refusedAddresses: 0,
     failures: [],
     well: true,
     waited: undefined,

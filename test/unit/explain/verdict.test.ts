@@ -3,6 +3,7 @@ import { explanationText } from '../../../src/explain/text.ts'
 import type { Snapshot } from '../../../src/explain/snapshot.ts'
 import type { VerdictCode } from '../../../src/explain/verdict.ts'
 import type { Answer } from '../../../src/explain/answers.ts'
+import { parseCidr } from '../../../src/model/address.ts'
 import type { UdpFlow } from '../../../src/conntrack/flows.ts'
 import type { ServicePortRecord, ServiceRecord } from '../../../src/model/cluster.ts'
 import type { EndpointRecord } from '../../../src/model/endpoint-list.ts'
@@ -123,6 +124,29 @@ const cases: readonly Case[] = [
     from: outside,
     code: 'address-not-served',
     answer: 'refused',
+  },
+  {
+    name: 'an external IP that the settings refuse',
+    shape: { settings: { externalRanges: { allowed: [], denied: [parseCidr('198.51.100.0/24')!] } } },
+    to: externalIP,
+    from: outside,
+    code: 'address-not-served',
+    says: 'the Service may not have 198.51.100.10 on this node, for kubeIpvsProxy.deniedExternalCIDRs has 198.51.100.0/24',
+  },
+  {
+    name: 'the same, and the load balancer address beside it is served',
+    shape: { settings: { externalRanges: { allowed: [parseCidr('203.0.113.0/24')!], denied: [] } } },
+    to: vip,
+    from: outside,
+    code: 'served',
+  },
+  {
+    name: 'a load balancer address that no setting allows',
+    shape: { settings: { externalRanges: { allowed: [parseCidr('198.51.100.0/24')!], denied: [] } } },
+    to: vip,
+    from: outside,
+    code: 'address-not-served',
+    says: 'kubeIpvsProxy.allowedExternalCIDRs has no range of it',
   },
   {
     name: 'a DROP of somebody else in INPUT',

@@ -15,6 +15,7 @@ function report(change: Partial<PassReport> = {}): PassReport {
       ['ipvs', 3],
     ]),
     refused: new Map(),
+    refusedAddresses: 0,
     failures: [],
     well: true,
     waited: 1,
