@@ -1,8 +1,8 @@
-// Writes docs/campaigns.md: campaigns.mjs FOLDER SEED... reads the results that scripts/verify-long.sh left in the folder,
-// prints the page, and ends with 1 when a campaign is missing or found something. CHURN_ROUNDS or EXPLAIN_COMBINATIONS of
-// 0 say that there was none of that kind.
+// Writes the last run into docs/campaigns.md: campaigns.mjs FOLDER SEED... reads the results of churn and explain that
+// scripts/verify-long.sh left in the folder, prints what it writes, and ends with 1 when a campaign is missing or found
+// something. CHURN_ROUNDS or EXPLAIN_COMBINATIONS of 0 say that there was none of that kind.
 import { execFileSync } from 'node:child_process'
-import { existsSync, readFileSync } from 'node:fs'
+import { existsSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 
 const [folder, ...seeds] = process.argv.slice(2)
@@ -48,30 +48,25 @@ for (const seed of isRun('CHURN_ROUNDS') ? seeds : []) {
 for (const seed of isRun('CHURN_ROUNDS') ? seeds : [])
   rows.push(row('kernel', seed, read(`kernel-${seed}.json`), read(`kernel-${seed}.txt`)))
 
-console.log(`# Long campaigns
-
-Written by \`npm run verify:long\`, ${new Date().toISOString().slice(0, 10)}, at commit ${git('rev-parse', '--short', 'HEAD')}, guest kernel ${read('kernel') || 'unknown'}.
-
-Churn: in each round 1 to 20 random events — Services, EndpointSlices, the Node and its addresses, what other people do to
-the kernel's state, restarts — while calls into the kernel fail or tear off; then the faults end, and after the daemon's
-next look the virtual servers, sets, rules and addresses, as \`ipvsadm\`, \`ipset\`, \`iptables-save\` and \`ip\` print them, must
-equal a plan of all objects from scratch. The first round that differs ends a campaign. \`CHURN_SEED\` and \`CHURN_ROUNDS\`
-repeat one: see \`test/kernel/churn\`.
-
-| Where | Seed | Rounds | Seconds | A round | Object and address events | Tamperings | Faults injected | Restarts | Passes | Most virtual servers |
+const page = 'docs/campaigns.md'
+const [begin, end] = ['<!-- last run -->', '<!-- end of last run -->']
+const text = readFileSync(page, 'utf8')
+if (!text.includes(begin) || !text.includes(end)) throw new Error(`${page} has no lines ${begin} and ${end}`)
+const churn = `| Where | Seed | Rounds | Seconds | A round | Object and address events | Tamperings | Faults injected | Restarts | Passes | Most virtual servers |
 | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |
 ${rows.join('\n')}
-
-Explain: in each state of a node, in good order or with one or two things out of order (rules of others with random matches,
-addresses, set entries, virtual servers, destinations, settings, routes, rules of ours, policies), random questions to random
-Services are first explained and then asked, over both families and TCP, UDP and SCTP, by pods of the node and of another,
-the node itself and clients outside. Who answers, as whom he sees the client, or how it fails must be as foretold. Not asked is
-what goes on to another machine; where a forecast names several outcomes, one of them has to come. \`EXPLAIN_SEED\` and
-\`EXPLAIN_COMBINATIONS\` repeat one: see \`test/kernel/explain\`.
-
-| Seed | Combinations | States | In good order | Verdicts seen | Not asked | Cannot tell | Wrong | Seconds |
+`
+const explain = `| Seed | Combinations | States | In good order | Verdicts seen | Not asked | Cannot tell | Wrong | Seconds |
 | --- | --- | --- | --- | --- | --- | --- | --- | --- |
 ${isRun('EXPLAIN_COMBINATIONS') ? seeds.map(explainRow).join('\n') : ''}
+`
+const lastRun = `
+${new Date().toISOString().slice(0, 10)}, at commit ${git('rev-parse', '--short', 'HEAD')}, guest kernel ${read('kernel') || 'unknown'}.
 
-${failures.length === 0 ? 'No difference was found.' : `Found:\n\n${failures.map((failure) => `- ${failure}`).join('\n')}`}`)
+${isRun('CHURN_ROUNDS') ? churn : ''}
+${isRun('EXPLAIN_COMBINATIONS') ? explain : ''}
+${failures.length === 0 ? 'No difference was found.' : `Found:\n\n${failures.map((failure) => `- ${failure}`).join('\n')}`}
+`
+writeFileSync(page, text.slice(0, text.indexOf(begin) + begin.length) + lastRun + text.slice(text.indexOf(end)))
+process.stdout.write(lastRun)
 process.exitCode = failures.length === 0 ? 0 : 1
