@@ -6,12 +6,11 @@ cd "$project"
 bash scripts/prepare.sh
 export PATH=$project/node_modules/.bin:$PATH
 npm run --silent build
-# --single-threaded: V8's helper threads crash now and then under emulation (it->second.Size() > offset).
 json='' args=()
 while [ $# -gt 0 ]; do
   if [ "$1" = --json ]; then json=$2; shift 2; else args+=("$1"); shift; fi
 done
 out=$(mktemp -d)
 trap 'rm -rf "$out"' EXIT
-bash scripts/guest.sh -m 8192 -t "${BENCH_LIMIT:-7200}" -o "$out" -- node --single-threaded test/bench/main.ts "${args[@]}" --json /out/bench.json
+bash scripts/guest.sh -m 8192 -t "${BENCH_LIMIT:-7200}" -o "$out" -- node test/bench/main.ts "${args[@]}" --json /out/bench.json
 [ -z "$json" ] || cp "$out/bench.json" "$json"

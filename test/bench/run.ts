@@ -18,7 +18,7 @@ const { values } = parseArgs({
     scenario: { type: 'string', default: 'cold' },
     services: { type: 'string', default: '1000' },
     endpoints: { type: 'string', default: '10' },
-    changes: { type: 'string', default: '200' },
+    changes: { type: 'string', default: '1000' },
     'sync-period': { type: 'string', default: '30s' },
     minutes: { type: 'string', default: '2' },
     'command-runs': { type: 'string', default: '5' },

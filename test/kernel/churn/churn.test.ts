@@ -32,7 +32,7 @@ async function campaign(): Promise<Ending> {
     CHURN_ROUNDS: String(most.rounds),
     CHURN_SECONDS: String(most.seconds),
   }
-  const child = namespace.spawn(process.execPath, [join(import.meta.dirname, 'main.ts')], env)
+  const child = namespace.spawn('node', [join(import.meta.dirname, 'main.ts')], env)
   const ended = once(child, 'exit')
   const [output, trouble] = await Promise.all([text(child.stdout!), text(child.stderr!)])
   return { status: await ended, output, trouble }

@@ -55,7 +55,7 @@ export class Cluster {
       }),
     )
     const script = join(root, 'test/fake-apiserver/main.ts')
-    this.#server = this.namespace.spawn(process.execPath, [
+    this.#server = this.namespace.spawn('node', [
       script,
       '--port',
       String(port),

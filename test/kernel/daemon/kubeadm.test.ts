@@ -58,7 +58,7 @@ beforeAll(async () => {
   project('account', { 'ca.crt': cert, token: 'first' })
   link('account', ['ca.crt', 'token'])
   const of = (name: string): string => join(folder.path, name)
-  server = node.spawn(process.execPath, [
+  server = node.spawn('node', [
     join(root, 'test/fake-apiserver/main.ts'),
     '--port=6443',
     `--objects=${of('objects.json')}`,

@@ -82,9 +82,8 @@ export class Explainer {
   constructor(namespace: Namespace, folder: string, node: string, ...flags: readonly string[]) {
     const given = ['--proxy-mode=ipvs', `--hostname-override=${node}`, clusterCIDRs, ...flags]
     const program = [join(import.meta.dirname, 'explain-main.ts'), folder, ...given]
-    // V8's helper threads break now and then under emulation.
-    const runtime = [process.execPath, '--single-threaded']
-    this.#command = ['netns', 'exec', namespace.name, ...runtime, ...program]
+    // By its name: see scripts/guest.sh.
+    this.#command = ['netns', 'exec', namespace.name, 'node', ...program]
     this.#start()
   }
 
