@@ -55,13 +55,7 @@ export class Cluster {
       }),
     )
     const script = join(root, 'test/fake-apiserver/main.ts')
-    this.#server = this.namespace.spawn('node', [
-      script,
-      '--port',
-      String(port),
-      '--objects',
-      path('objects.json'),
-    ])
+    this.#server = this.namespace.spawn('node', [script, '--port', String(port), '--objects', path('objects.json')])
     await once(createInterface({ input: this.#server.stdout! }), 'line')
     this.tell({ accept: ['first'] })
     const flags = await prepare(this)

@@ -133,6 +133,14 @@ async function ask(queries: readonly string[]): Promise<void> {
   }
 }
 
+/** Asks one query until its values hold. */
+async function eventuallyAnswered(query: string, holds: (values: readonly number[]) => boolean): Promise<void> {
+  await eventually(query, async () => {
+    await ask([query])
+    return holds(valuesOf(query))
+  })
+}
+
 /** A quantile of nothing is NaN: no answer. */
 const isAnswered = (query: string): boolean =>
   answers.get(query)?.some(({ value }) => Number.isFinite(Number(value[1]))) ?? false
@@ -152,9 +160,14 @@ async function makeEverythingHappen(): Promise<void> {
   // A larger set cannot be made where its name is taken, by one that a rule needs.
   namespace.run('ipset', 'create', 'KUBE-CLUSTER-IP-TMP', 'hash:ip')
   namespace.run('iptables', '-A', 'OUTPUT', '-m', 'set', '--match-set', 'KUBE-CLUSTER-IP-TMP', 'dst')
-  // Some rounds before the first question: to start a process is dear here.
+  // What happens before the first scrapes, or between two, is not seen.
+  await eventuallyAnswered('count_over_time(up[1m])', ([count]) => count! >= 2)
   let round = 0
-  while (round < answersOfApi.length) happen(round++)
+  while (round < answersOfApi.length) {
+    happen(round)
+    if (answersOfApi[round]!.disconnectAll === true) await eventuallyAnswered(failing, isFailure)
+    round++
+  }
   await eventually(
     'answers to all queries',
     async () => {
@@ -202,6 +215,9 @@ function countOf(text: string, what: RegExp): number {
   return text.match(what)?.length ?? 0
 }
 
+const failing = 'max_over_time(kube_ipvs_api_failing_seconds[10m])'
+const isFailure = (ages: readonly number[]): boolean => ages.length === 3 && ages.every((age) => age > 0)
+
 /** Beyond there being an answer: what must have come of the events. */
 const expectations: readonly [string, string, (values: readonly number[]) => boolean][] = [
   [
@@ -234,11 +250,7 @@ const expectations: readonly [string, string, (values: readonly number[]) => boo
     'time() - kube_ipvs_api_last_contact_timestamp_seconds',
     (ages) => ages.length === 3 && ages.every((age) => age < 600),
   ],
-  [
-    'and failed meanwhile',
-    'max_over_time(kube_ipvs_api_failing_seconds[10m])',
-    (ages) => ages.length === 3 && ages.every((age) => age > 0),
-  ],
+  ['and failed meanwhile', failing, isFailure],
   [
     'the rules are loaded, and alerts pending',
     'ALERTS{alertname="KubeIPVSServicePortsRefused",alertstate="pending",instance="node1"}',
