@@ -1,11 +1,15 @@
 #!/usr/bin/env node
-import { parseFlags, type CommandLine } from './cli/flags.ts'
+import type { CommandLine } from './cli/flags.ts'
+import { beginCopyFor } from './inspect/proc-copy.ts'
 import { describeError, ProxyError } from './lib/errors.ts'
 import { version } from './lib/version.ts'
 
 /** Exit codes: 0 done, 1 wrong settings, a surprise, or a command that found something, 3 the node lacks something. */
 async function main(args: readonly string[]): Promise<number> {
+  // Before all else is even loaded: the kernel may take seconds over it.
+  beginCopyFor(args[0] ?? '')
   try {
+    const { parseFlags } = await import('./cli/flags.ts')
     const line = await parseFlags(args)
     switch (line.operation) {
       case 'help':

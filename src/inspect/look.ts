@@ -53,7 +53,7 @@ export async function withKernel<T>(act: (kernel: Kernel) => Promise<T>): Promis
  */
 export async function lookAtKernel(inspection: Inspection, kernel: Kernel): Promise<Look> {
   const { settings } = inspection
-  const servers = orError(async () => surveyServers(await inspection.copy))
+  const servers = orError(() => surveyServers(undefined, inspection.copy))
   const iptables = await toolsOf(inspection)
   const [rules, { origin, wanted }] = await Promise.all([readRules(iptables), findWanted(inspection, kernel, iptables)])
   const survey = { rules, servers: await servers }

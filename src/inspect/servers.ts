@@ -1,17 +1,15 @@
-import { spawn } from 'node:child_process'
-import { closeSync, openSync, readSync, rmSync } from 'node:fs'
-import { tmpdir } from 'node:os'
-import { join } from 'node:path'
 import type { ObservedServer, ServerId } from '../ipvs/ipvs.ts'
-import type { ProcDestination, ProcServer, ProcVisitor } from '../ipvs/proc.ts'
+import { ProcParser, type ProcDestination, type ProcServer, type ProcVisitor } from '../ipvs/proc.ts'
 import { readProcFile, type ProcFile } from '../ipvs/proc-file.ts'
 import { bucketCount, bucketOf, identityHash, serverHash } from '../ipvs/server-digest.ts'
 import { withHash } from '../lib/digest.ts'
 import { ProxyError } from '../lib/errors.ts'
+import { Turn } from '../lib/turn.ts'
 import type { Family } from '../model/address.ts'
 import { DestinationDigest } from '../model/destination-list.ts'
 import { serverKey } from '../model/virtual-server.ts'
 import type { WantedServer } from '../wanted/wanted.ts'
+import type { ProcCopy } from './proc-copy.ts'
 
 /** A destination at weight 0 that nobody wants any more and that has connections left. */
 export interface DrainingDestination {
@@ -119,25 +117,58 @@ function emptySums(): number[] {
   return Array.from<number>({ length: bucketCount }).fill(0)
 }
 
-/** Surveys of all families in one reading. `open` stands in for the kernel's file. Throws ProxyError PREFLIGHT. */
-export async function surveyServers(open?: () => ProcFile): Promise<ReadonlyMap<Family, ServerSurvey>> {
-  const surveys = new Map((['IPv4', 'IPv6'] as const).map((family) => [family, new Survey(family)]))
-  let current: Survey | undefined
-  const visitor: ProcVisitor = {
-    server: (server) => {
-      current?.end()
-      current = surveys.get(server.family)
-      current?.server(server)
-    },
-    destination: (one) => current?.destination(one),
-  }
+/**
+ * Surveys of all families in one reading: of the copy where there is one and it comes to its end, else of the kernel's file,
+ * for which `open` may stand in. Throws ProxyError PREFLIGHT.
+ */
+export async function surveyServers(
+  open?: () => ProcFile,
+  copy?: ProcCopy,
+): Promise<ReadonlyMap<Family, ServerSurvey>> {
   try {
-    await readProcFile(visitor, open)
+    if (copy !== undefined) return await surveyCopy(copy)
+  } catch {
+    // Read again: a copy is there to save time.
+  }
+  const reading = new Surveys()
+  try {
+    await readProcFile(reading, open)
   } catch (error) {
     throw new ProxyError('PREFLIGHT', 'IPVS is not there in this kernel', { advice: 'load it: modprobe ip_vs' }, error)
   }
-  for (const survey of surveys.values()) survey.end()
-  return surveys
+  return reading.end()
+}
+
+async function surveyCopy(copy: ProcCopy): Promise<ReadonlyMap<Family, ServerSurvey>> {
+  const reading = new Surveys()
+  const parser = new ProcParser(reading)
+  const turn = new Turn(1)
+  for await (const chunk of copy.chunks()) {
+    parser.push(chunk)
+    if (turn.isOver) await turn.next()
+  }
+  return reading.end()
+}
+
+/** One reading for all families. */
+class Surveys implements ProcVisitor {
+  readonly #surveys = new Map((['IPv4', 'IPv6'] as const).map((family) => [family, new Survey(family)]))
+  #current: Survey | undefined
+
+  server(server: ProcServer): void {
+    this.#current?.end()
+    this.#current = this.#surveys.get(server.family)
+    this.#current?.server(server)
+  }
+
+  destination(one: ProcDestination): void {
+    this.#current?.destination(one)
+  }
+
+  end(): ReadonlyMap<Family, ServerSurvey> {
+    for (const survey of this.#surveys.values()) survey.end()
+    return this.#surveys
+  }
 }
 
 /** Those of the observed servers' destinations that only wait for their last connections. */
@@ -162,52 +193,3 @@ export function drainingOf(
 }
 
 export type { ServerId }
-
-const procPath = '/proc/net/ip_vs'
-
-/** Opens the copy once it is whole; undefined where there is none. */
-export type ProcCopy = Promise<(() => ProcFile) | undefined>
-
-/**
- * Begins to copy the kernel's file by a process of its own. With very many servers the kernel takes longer over it than this
- * program over its start, and both can go on at once. The copy has no name: it goes with this process.
- */
-export function copyProcFile(): ProcCopy {
-  const file = openNameless()
-  if (file === undefined) return Promise.resolve(undefined)
-  return new Promise((resolve) => {
-    const child = spawn('cat', [procPath], { stdio: ['ignore', file, 'ignore'] })
-    child.on('error', () => resolve(undefined))
-    child.on('close', (code) => {
-      if (code === 0) resolve(() => openCopy(file))
-      else resolve(undefined)
-    })
-  })
-}
-
-function openCopy(file: number): ProcFile {
-  let at = 0
-  return {
-    read: (buffer) => {
-      const count = readSync(file, buffer, 0, buffer.length, at)
-      at += count
-      return count
-    },
-    close: () => closeSync(file),
-  }
-}
-
-/** A file without a name, for this process and its children; undefined where none can be made. */
-function openNameless(): number | undefined {
-  for (const folder of ['/dev/shm', tmpdir()]) {
-    const path = join(folder, `kube-ipvs-proxy-${process.pid}-${Date.now()}`)
-    try {
-      const file = openSync(path, 'wx+', 0o600)
-      rmSync(path)
-      return file
-    } catch {
-      // A read-only root, or no room: the next place, or none.
-    }
-  }
-  return undefined
-}

@@ -12,7 +12,7 @@ import type { ObjectSource } from './cluster.ts'
 import { withDaemonFlags } from './daemon-flags.ts'
 import type { MigrationSettings } from './migration-settings.ts'
 import { Notes } from './notes.ts'
-import { copyProcFile, type ProcCopy } from './servers.ts'
+import { isWholeLook, takeCopyFor, type ProcCopy } from './proc-copy.ts'
 
 /** The daemon of this node as far as it can be asked, or why not. */
 export type DaemonAnswer = (DaemonTold & { readonly path: string }) | Error
@@ -33,22 +33,16 @@ export interface Inspection {
   /** Opens the source of the cluster's objects. Throws ProxyError CONFIG. */
   readonly source: () => Promise<ObjectSource>
   /** The copy of /proc/net/ip_vs that is being made; none for commands that do not read it whole. */
-  readonly copy: ProcCopy
+  readonly copy: ProcCopy | undefined
   close(): void
 }
-
-/** Commands that compare what is wanted with the whole kernel state. */
-const wholeLooks: ReadonlySet<string> = new Set(['status', 'diff', 'doctor', 'migrate', 'support-bundle'])
 
 /** Reads the configuration as the daemon does, or has the daemon say it. Throws ProxyError CONFIG that names every mistake. */
 export async function openInspection(given: CommandLine): Promise<Inspection> {
   const command = given.command!
-  const isWhole = wholeLooks.has(command.name)
-  const copy = isWhole ? copyProcFile() : Promise.resolve(undefined)
-  // It may fail before anybody asks for it, who then hears why.
-  copy.catch(() => {})
+  const copy = takeCopyFor(command.name)
   const { line, config, daemon, migration } =
-    command.name === 'migrate' ? await settleMigration(given) : await settle(given, isWhole)
+    command.name === 'migrate' ? await settleMigration(given) : await settle(given, isWholeLook(command.name))
   const nodeName = nodeNameOf(config)
   const { manifests, master } = line
   let client: Client | undefined

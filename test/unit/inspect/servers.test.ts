@@ -1,4 +1,5 @@
 import { describe, expect, test } from 'vitest'
+import { beginCopy } from '../../../src/inspect/proc-copy.ts'
 import { surveyServers } from '../../../src/inspect/servers.ts'
 import { bucketOfServer, sumServers } from '../../../src/ipvs/server-digest.ts'
 import type { ObservedServer, VirtualServer } from '../../../src/ipvs/ipvs.ts'
@@ -77,4 +78,31 @@ test('a destination at weight 0 marks its bucket', async () => {
   const [ipv4, ipv6] = await differing([draining, six], [draining, six])
   expect([...ipv4!.survey.withWeightZero]).toEqual([bucketOfServer(four.server)])
   expect([ipv4!.found, ipv6!.found, [...ipv6!.survey.withWeightZero]]).toEqual([[], [], []])
+})
+
+describe('a copy that is being made', () => {
+  const standing = Array.from({ length: 3000 }, (_, i): ObservedServer => ({
+    server: { ...four.server, address: `10.96.${i >> 8}.${i & 255}` },
+    destinations: [{ ...to('10.0.0.1'), ...noConnections }],
+  }))
+  const [first, second] = [procText(standing).slice(0, 70_001), procText(standing).slice(70_001)]
+  const write = 'process.stdout.write(process.argv[1]); setTimeout(() => process.stdout.write(process.argv[2]), 200)'
+  const fromKernel = () => procFile(procText(standing.slice(0, 7)))
+
+  test.each([
+    { name: 'is read as it comes', script: write, servers: 3000 },
+    {
+      name: 'that fails in the midst is left for the kernel’s own file',
+      script: `${write}; process.exitCode = 1`,
+      servers: 7,
+    },
+  ])('$name', async ({ script, servers }) => {
+    const copy = beginCopy(process.execPath, ['-e', script, first, second])
+    expect((await surveyServers(fromKernel, copy)).get('IPv4')!.servers).toBe(servers)
+  })
+
+  test('that cannot be begun is left for the kernel’s own file', async () => {
+    const copy = beginCopy('/nowhere/cat', [])
+    expect((await surveyServers(fromKernel, copy)).get('IPv4')!.servers).toBe(7)
+  })
 })
