@@ -14,7 +14,7 @@ const { values } = parseArgs({
     services: { type: 'string' },
     endpoints: { type: 'string', default: '10' },
     runs: { type: 'string', default: '1' },
-    changes: { type: 'string', default: '200' },
+    changes: { type: 'string', default: '1000' },
     'sync-period': { type: 'string', default: '30s' },
     minutes: { type: 'string', default: '2' },
     'command-runs': { type: 'string', default: '5' },

@@ -81,7 +81,7 @@ test('a destination at weight 0 marks its bucket', async () => {
 })
 
 describe('a copy that is being made', () => {
-  const standing = Array.from({ length: 3000 }, (_, i): ObservedServer => ({
+  const standing = Array.from({ length: 1500 }, (_, i): ObservedServer => ({
     server: { ...four.server, address: `10.96.${i >> 8}.${i & 255}` },
     destinations: [{ ...to('10.0.0.1'), ...noConnections }],
   }))
@@ -90,7 +90,7 @@ describe('a copy that is being made', () => {
   const fromKernel = () => procFile(procText(standing.slice(0, 7)))
 
   test.each([
-    { name: 'is read as it comes', script: write, servers: 3000 },
+    { name: 'is read as it comes', script: write, servers: 1500 },
     {
       name: 'that fails in the midst is left for the kernel’s own file',
       script: `${write}; process.exitCode = 1`,
