@@ -34,7 +34,7 @@ here() {
   step 'the web page in Chromium' vitest run --project browser --reporter=default --reporter=json --outputFile.json="$results/browser.json"
 }
 here > "$results/here.txt" 2>&1 &
-step 'tests against a real kernel, in a QEMU guest' bash scripts/guest.sh -m 4096 -t 1410 -o "$results/guest" -- \
+step 'tests against a real kernel, in a QEMU guest' bash scripts/guest.sh -m 4096 -t 2400 -o "$results/guest" -- \
   vitest run --project kernel --reporter=verbose --reporter=json --outputFile.json=/out/kernel.json || true
 wait
 cat "$results/here.txt"
