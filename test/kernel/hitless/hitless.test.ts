@@ -88,6 +88,9 @@ test.for(whole ? states : states.slice(0, 1))(
     console.log(
       `${golden}: ${seen.opened} connections that stay, ${seen.exchanged} exchanges; ${seen.answered} short ones`,
     )
+    // By kind at once: the next state takes minutes.
+    const kinds = Map.groupBy(seen.failures, (line) => line.slice(line.indexOf(' ') + 1).replace(/ after \d+ .*/, ''))
+    for (const [kind, lines] of kinds) console.log(`${lines.length} times ${kind}, first ${lines[0]!.split(' ')[0]}`)
     expect(seen.failures).toEqual([])
     expect(seen.answered).toBe(seen.asked)
     expect(seen.asked).toBeGreaterThan(5 * load.rate)
