@@ -1,6 +1,7 @@
 import type { Problem } from '../config/load.ts'
 import { parseListen, type ProxyConfig } from '../config/schema.ts'
 import { isLoopback } from '../model/address.ts'
+import { modulesFor } from '../node/modules.ts'
 import { connectedLink, checks as doctorChecks, type Facts, type Severity } from './checks.ts'
 import type { RunningProxy } from './migration-settings.ts'
 
@@ -78,6 +79,11 @@ const one = (severity: Severity, found: string, change: string, todo = ''): read
 ]
 const such = (names: readonly string[]): string =>
   `${names.length} ${names.length === 1 ? 'Service' : 'Services'}, such as ${names[0]!}`
+
+/** What the kernel must have, as a module or built in. */
+export function neededModules(scheduler: string): readonly string[] {
+  return [...modulesFor(scheduler), 'dummy']
+}
 
 /** Programs that have to do with Services, by the names of otherWriters. */
 const programs: Readonly<Record<string, Omit<Effect, 'found'>>> = {
@@ -207,7 +213,7 @@ export const migrationChecks: readonly MigrationCheck[] = [
     id: 'modules',
     title: 'The kernel has what is needed',
     run: ({ available, modules, scheduler, schedulersInUse }) =>
-      ['ip_vs', `ip_vs_${scheduler}`, 'ip_set', 'dummy'].flatMap((name) => {
+      neededModules(scheduler).flatMap((name) => {
         const isThere = modules.has(name) || available.get(name) !== false
         if (isThere || schedulersInUse.has(name.replace('ip_vs_', ''))) return none
         return one(

@@ -10,6 +10,7 @@ import { lookAtKernel, withKernel } from './look.ts'
 import {
   examineMigration,
   migrationCheckCount,
+  neededModules,
   type MigrationFacts,
   type MigrationFinding,
   type ServiceTraits,
@@ -44,7 +45,7 @@ export async function runMigrateCheck(inspection: Inspection): Promise<number> {
       problems,
       services: await readTraits(inspection),
       writers: otherWriters(look.rules).map(({ who }) => who),
-      available: await findModules(['ip_vs', `ip_vs_${inspection.settings.scheduler}`, 'ip_set', 'dummy']),
+      available: await findModules(neededModules(inspection.settings.scheduler)),
     }
     return examineMigration(facts)
   })

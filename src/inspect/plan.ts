@@ -1,4 +1,4 @@
-import { buildFamily, type Effects } from '../compose.ts'
+import { buildFamily } from '../compose.ts'
 import { FakeDummy } from '../dummy/fake-dummy.ts'
 import { deviceName } from '../dummy/layer.ts'
 import { FakeIpset } from '../ipset/fake-ipset.ts'
@@ -11,7 +11,7 @@ import { canonicalAddress, type Family } from '../model/address.ts'
 import type { NodeRecord } from '../model/cluster.ts'
 import type { PassReport, Proxier } from '../proxier/proxier.ts'
 import { readCluster, type ObjectSource } from './cluster.ts'
-import { dispatchTo } from './wanted.ts'
+import { dispatchTo, noEffects, unobserved } from './wanted.ts'
 import { notesText, print, section } from './output.ts'
 import type { Inspection } from './setup.ts'
 
@@ -77,21 +77,13 @@ class PlannedFamily {
     this.#log = log
     // Which schedulers the node's kernel has is not asked here.
     this.#ipvs.schedulers.add(settings.scheduler)
-    const effects: Effects = {
-      flows: { touch: () => {}, run: () => Promise.resolve() },
-      serviceHealth: { set: () => {}, setHosts: () => {}, apply: () => Promise.resolve() },
-    }
     const observer = {
-      queued: () => {},
-      drift: () => {},
-      heldBack: () => {},
-      clash: () => {},
-      refused: () => {},
+      ...unobserved,
       passed: (report: PassReport) => this.#passed.resolve(report),
       restoreFailed: () => {},
     }
     const kernel = { ipvs: this.#ipvs, ipset: this.#ipset, dummy: this.#dummy }
-    this.proxier = buildFamily(family, settings, kernel, this.#iptables, log, observer, effects)
+    this.proxier = buildFamily(family, settings, kernel, this.#iptables, log, observer, noEffects)
   }
 
   async run(nodeAddresses: readonly string[]): Promise<FamilyPlan> {

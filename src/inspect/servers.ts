@@ -1,5 +1,5 @@
 import type { ObservedServer, ServerId } from '../ipvs/ipvs.ts'
-import { ProcParser, type ProcDestination, type ProcServer, type ProcVisitor } from '../ipvs/proc.ts'
+import { kernelFrequencies, ProcParser, type ProcDestination, type ProcServer, type ProcVisitor } from '../ipvs/proc.ts'
 import { readProcFile, type ProcFile } from '../ipvs/proc-file.ts'
 import { bucketCount, bucketOf, identityHash, serverHash } from '../ipvs/server-digest.ts'
 import { withHash } from '../lib/digest.ts'
@@ -32,9 +32,6 @@ export interface ServerSurvey {
   differing(sums: readonly number[]): ReadonlySet<number>
 }
 
-/** Frequencies that kernels are built with (CONFIG_HZ): the file shows persistence in ticks. */
-const frequencies = [100, 250, 300, 1000]
-
 /** Goes through /proc/net/ip_vs once, for one family: counts, and sums up what is there by bucket. */
 class Survey implements ProcVisitor, ServerSurvey {
   readonly schedulers = new Map<string, number>()
@@ -45,7 +42,7 @@ class Survey implements ProcVisitor, ServerSurvey {
   readonly #digest = new DestinationDigest()
   /** Of those without persistence; of those with it, as their time would be at each of the frequencies. */
   readonly #plain = emptySums()
-  readonly #persistent = frequencies.map(emptySums)
+  readonly #persistent = kernelFrequencies.map(emptySums)
   #inServer = false
   #identity = 0
   #scheduler = ''
@@ -88,7 +85,8 @@ class Survey implements ProcVisitor, ServerSurvey {
     const bucket = bucketOf(this.#identity)
     // Nobody wants one that sees each packet by itself: it gets a time that none has.
     if (this.#ticks === 0) this.#add(this.#plain, bucket, this.#onePacket ? -1 : 0)
-    else for (const [i, sums] of this.#persistent.entries()) this.#add(sums, bucket, this.#ticks / frequencies[i]!)
+    else
+      for (const [i, sums] of this.#persistent.entries()) this.#add(sums, bucket, this.#ticks / kernelFrequencies[i]!)
     if (this.#weightZero) this.withWeightZero.add(bucket)
     this.#digest.reset()
     this.#count = 0

@@ -1,11 +1,11 @@
-import { dispatch, proxierOptions, ruleSettings, type FamilySettings } from '../compose.ts'
+import { dispatch, proxierOptions, ruleSettings, type Effects, type FamilySettings } from '../compose.ts'
 import { buildRules, type RuleFacts } from '../iptables/rules.ts'
 import { ProxyError } from '../lib/errors.ts'
 import type { Log } from '../lib/log.ts'
 import type { Family } from '../model/address.ts'
 import type { ClusterListener, NodeRecord } from '../model/cluster.ts'
 import { Ledger } from '../proxier/ledger.ts'
-import { Proxier, type PassReport } from '../proxier/proxier.ts'
+import { Proxier, type PassReport, type ProxierObserver } from '../proxier/proxier.ts'
 import { localWanted } from '../wanted/local.ts'
 import type { Wanted } from '../wanted/wanted.ts'
 
@@ -15,6 +15,19 @@ export interface WantedOptions {
   /** Addresses of the family on the node's links but the dummy device. */
   readonly readNodeAddresses: () => Promise<readonly string[]>
   readonly log: Log
+}
+
+/** For a proxier that only plans: nobody hears of what it finds but at the end of the pass, and nothing comes of it. */
+export const unobserved: Omit<ProxierObserver, 'passed'> = {
+  queued: () => {},
+  drift: () => {},
+  heldBack: () => {},
+  clash: () => {},
+  refused: () => {},
+}
+export const noEffects: Effects = {
+  flows: { touch: () => {}, run: () => Promise.resolve() },
+  serviceHealth: { set: () => {}, setHosts: () => {}, apply: () => Promise.resolve() },
 }
 
 /**
@@ -44,16 +57,8 @@ export class WantedFamily {
         },
       },
       readNodeAddresses,
-      observer: {
-        queued: () => {},
-        drift: () => {},
-        heldBack: () => {},
-        clash: () => {},
-        refused: () => {},
-        passed: (report) => this.#passed.resolve(report),
-      },
-      flows: { touch: () => {}, run: () => Promise.resolve() },
-      serviceHealth: { set: () => {}, setHosts: () => {}, apply: () => Promise.resolve() },
+      observer: { ...unobserved, passed: (report) => this.#passed.resolve(report) },
+      ...noEffects,
     })
   }
 

@@ -2,6 +2,9 @@ import { addressText, type Family, type Protocol } from '../model/address.ts'
 import type { ServerId } from '../model/virtual-server.ts'
 import type { ServerStanding } from './ipvs.ts'
 
+/** Frequencies that kernels are built with (CONFIG_HZ): the file shows persistence in ticks. */
+export const kernelFrequencies = [100, 250, 300, 1000]
+
 /** What a line says of a virtual server; the parser fills the same object again for the next one. */
 export class ProcServer {
   family: Family = 'IPv4'

@@ -2,12 +2,9 @@ import { mapInTurns, PatientTurn } from '../lib/turn.ts'
 import type { Family } from '../model/address.ts'
 import { DestinationDigest } from '../model/destination-list.ts'
 import { serverFlags, serverKey, type ConnectionCount, type KnownServer, type ServerId } from './ipvs.ts'
-import type { ProcDestination, ProcServer } from './proc.ts'
+import { kernelFrequencies, type ProcDestination, type ProcServer } from './proc.ts'
 import { ProcReading, type ProcFile } from './proc-file.ts'
 import { identityHash, identityOf } from './server-digest.ts'
-
-/** Frequencies that kernels are built with (CONFIG_HZ). */
-const frequencies = [100, 250, 300, 1000]
 
 /** Of the kernel's clock that persistence timeouts are shown in; undefined until known. */
 export interface KernelFrequency {
@@ -75,7 +72,7 @@ class FamilySurvey {
     if (server.scheduler !== scheduler || persistent !== ticks > 0) return false
     if (!persistent) return true
     const frequency = ticks / server.timeout
-    if (this.#frequency.ticksPerSecond === undefined && frequencies.includes(frequency))
+    if (this.#frequency.ticksPerSecond === undefined && kernelFrequencies.includes(frequency))
       this.#frequency.ticksPerSecond = frequency
     return frequency === this.#frequency.ticksPerSecond
   }
