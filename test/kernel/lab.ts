@@ -46,6 +46,42 @@ export class Namespace {
   }
 }
 
+/**
+ * A small program in a namespace that takes orders as lines of JSON, { id, … }, and answers each with { id, answer }. What it
+ * leaves unanswered at its end is answered "the agent ended".
+ */
+export class Agent<Answer> {
+  readonly #child: ChildProcess
+  readonly #waiting = new Map<number, (answer: Answer | string) => void>()
+  #last = 0
+
+  constructor(namespace: Namespace, program: string, ...args: readonly string[]) {
+    this.#child = spawn('ip', ['netns', 'exec', namespace.name, process.execPath, program, ...args], {
+      stdio: ['pipe', 'pipe', 'inherit'],
+    })
+    createInterface({ input: this.#child.stdout! }).on('line', (line) => {
+      const { id, answer } = JSON.parse(line) as { id: number; answer: Answer }
+      this.#waiting.get(id)?.(answer)
+      this.#waiting.delete(id)
+    })
+    this.#child.on('exit', () => {
+      for (const answer of this.#waiting.values()) answer('the agent ended')
+    })
+  }
+
+  order(order: Readonly<Record<string, unknown>>): Promise<Answer | string> {
+    const id = ++this.#last
+    return new Promise((settle) => {
+      this.#waiting.set(id, settle)
+      this.#child.stdin!.write(`${JSON.stringify({ ...order, id })}\n`)
+    })
+  }
+
+  end(): void {
+    this.#child.stdin!.end()
+  }
+}
+
 /** A folder that is removed at the end. */
 export async function temporaryFolder(copyOf?: string): Promise<{ path: string; remove: () => Promise<void> }> {
   const path = await mkdtemp(join(tmpdir(), 'kube-ipvs-proxy-'))

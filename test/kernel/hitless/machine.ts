@@ -1,9 +1,8 @@
-import { spawn, execFileSync, type ChildProcess } from 'node:child_process'
+import { execFileSync } from 'node:child_process'
 import { readFileSync } from 'node:fs'
 import { cp, mkdir, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
-import { createInterface } from 'node:readline'
-import { Daemon, Namespace, root, run, temporaryFolder } from '../lab.ts'
+import { Agent, Daemon, Namespace, root, run, temporaryFolder } from '../lab.ts'
 
 /*
  * The machine that test/golden was made on, with a client and real pods:
@@ -30,36 +29,7 @@ export interface Seen {
   readonly failures: readonly string[]
 }
 
-/** load.mjs in a namespace. */
-class Program {
-  readonly #child: ChildProcess
-  readonly #waiting = new Map<number, (answer: unknown) => void>()
-  #last = 0
-
-  constructor(namespace: Namespace) {
-    const program = join(import.meta.dirname, 'load.mjs')
-    this.#child = spawn('ip', ['netns', 'exec', namespace.name, process.execPath, program], {
-      stdio: ['pipe', 'pipe', 'inherit'],
-    })
-    createInterface({ input: this.#child.stdout! }).on('line', (line) => {
-      const { id, answer } = JSON.parse(line) as { id: number; answer: unknown }
-      this.#waiting.get(id)?.(answer)
-      this.#waiting.delete(id)
-    })
-  }
-
-  order(order: Readonly<Record<string, unknown>>): Promise<unknown> {
-    const id = ++this.#last
-    return new Promise((settle) => {
-      this.#waiting.set(id, settle)
-      this.#child.stdin!.write(`${JSON.stringify({ ...order, id })}\n`)
-    })
-  }
-
-  end(): void {
-    this.#child.stdin!.end()
-  }
-}
+const program = join(import.meta.dirname, 'load.mjs')
 
 const farPods = ['10.160.2.21', '10.160.2.22']
 const nearPod = '10.160.1.11'
@@ -72,10 +42,10 @@ export class Machine {
     near: new Namespace('near'),
     far: farPods.map(() => new Namespace('far')),
   }
-  readonly #programs: Program[] = []
+  readonly #programs: Agent<unknown>[] = []
   readonly #golden: string
   #folder!: { path: string; remove: () => Promise<void> }
-  #client!: Program
+  #client!: Agent<unknown>
   daemon: Daemon | undefined
 
   private constructor(golden: string) {
@@ -124,7 +94,7 @@ export class Machine {
 
   async destroy(): Promise<void> {
     await this.daemon?.stop('SIGKILL')
-    for (const program of this.#programs) program.end()
+    for (const agent of this.#programs) agent.end()
     const { fabric, client, near, far } = this.#others
     for (const namespace of [this.node, fabric, client, near, ...far]) namespace.destroy()
     await this.#folder.remove()
@@ -202,10 +172,10 @@ export class Machine {
   }
 
   async #serve(ports: readonly number[]): Promise<void> {
-    const start = (namespace: Namespace): Program => {
-      const program = new Program(namespace)
-      this.#programs.push(program)
-      return program
+    const start = (namespace: Namespace): Agent<unknown> => {
+      const agent = new Agent(namespace, program)
+      this.#programs.push(agent)
+      return agent
     }
     const { client, near, far } = this.#others
     this.#client = start(client)

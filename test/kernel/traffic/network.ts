@@ -1,9 +1,7 @@
-import { spawn, type ChildProcess } from 'node:child_process'
 import { rm } from 'node:fs/promises'
 import { join } from 'node:path'
-import { createInterface } from 'node:readline'
 import { familyOf, type Family } from '../../../src/model/address.ts'
-import { Daemon, eventually, Namespace, run, temporaryFolder, writeManifest } from '../lab.ts'
+import { Agent, Daemon, eventually, Namespace, run, temporaryFolder, writeManifest } from '../lab.ts'
 
 /*
  *              fabric (a bridge) ─ 192.168.60.0/24, fd60::/64
@@ -92,40 +90,6 @@ export interface Question {
   readonly reset?: boolean
 }
 
-/** A small program in a namespace: it serves ports and asks others. */
-class Agent {
-  readonly #child: ChildProcess
-  readonly #waiting = new Map<number, (answer: string) => void>()
-  #last = 0
-
-  constructor(namespace: Namespace, name: string) {
-    const program = join(import.meta.dirname, 'agent.mjs')
-    this.#child = spawn('ip', ['netns', 'exec', namespace.name, process.execPath, program, name], {
-      stdio: ['pipe', 'pipe', 'inherit'],
-    })
-    createInterface({ input: this.#child.stdout! }).on('line', (line) => {
-      const { id, answer } = JSON.parse(line) as { id: number; answer: string }
-      this.#waiting.get(id)?.(answer)
-      this.#waiting.delete(id)
-    })
-    this.#child.on('exit', () => {
-      for (const answer of this.#waiting.values()) answer('the agent ended')
-    })
-  }
-
-  order(order: Readonly<Record<string, unknown>>): Promise<string> {
-    const id = ++this.#last
-    return new Promise((settle) => {
-      this.#waiting.set(id, settle)
-      this.#child.stdin!.write(`${JSON.stringify({ ...order, id })}\n`)
-    })
-  }
-
-  end(): void {
-    this.#child.stdin!.end()
-  }
-}
-
 /** Ports that every pod serves over each transport, and that nodes serve as any host does. */
 export const podPorts = [8080, 8081] as const
 export const hostPorts = [22, 10250] as const
@@ -133,7 +97,7 @@ export const hostPorts = [22, 10250] as const
 /** Two nodes with two pods each and a client, joined by a bridge; a daemon in each node, fed from one folder. */
 export class Network {
   readonly #namespaces = new Map<Actor | 'fabric', Namespace>()
-  readonly #agents = new Map<Actor, Agent>()
+  readonly #agents = new Map<Actor, Agent<string>>()
   readonly daemons = new Map<NodeName, Daemon>()
   #folder: { path: string; remove: () => Promise<void> } | undefined
 
@@ -276,7 +240,7 @@ export class Network {
   async #serve(): Promise<void> {
     const orders: Promise<string>[] = []
     for (const name of ['client', ...nodes, ...pods] as const) {
-      const agent = new Agent(this.namespace(name), name)
+      const agent = new Agent<string>(this.namespace(name), join(import.meta.dirname, 'agent.mjs'), name)
       this.#agents.set(name, agent)
       const isPod = pods.some((pod) => pod === name)
       const ports = isPod ? podPorts : name === 'client' ? [] : [...hostPorts, 6443]
