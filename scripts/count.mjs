@@ -1,5 +1,14 @@
-// Sums up the JSON reports of vitest runs: count.mjs FAILURES REPORT... prints "N passed, M failed" and exits accordingly.
+// Sums up the JSON reports of vitest runs: count.mjs FAILURES REPORT... prints what failed and why, then "N passed, M failed",
+// and exits accordingly.
 import { existsSync, readFileSync } from 'node:fs'
+
+/** Lines of one failure that are shown: all of them stand where the test ran. */
+const LINES = 12
+
+function tell(name, messages) {
+  console.log(`verify: FAILED: ${name}`)
+  for (const line of messages.flatMap((message) => message.split('\n').slice(0, LINES))) console.log(`    ${line}`)
+}
 
 let [failed, ...reports] = process.argv.slice(2)
 failed = Number(failed)
@@ -10,7 +19,15 @@ for (const report of reports) {
     failed++
     continue
   }
-  const { numPassedTests, numFailedTests, numFailedTestSuites, success } = JSON.parse(readFileSync(report, 'utf8'))
+  const { numPassedTests, numFailedTests, numFailedTestSuites, success, testResults } = JSON.parse(
+    readFileSync(report, 'utf8'),
+  )
+  for (const { name, message, assertionResults } of testResults) {
+    if (message) tell(name, [message])
+    for (const test of assertionResults) {
+      if (test.status === 'failed') tell(`${name} > ${test.fullName}`, test.failureMessages)
+    }
+  }
   passed += numPassedTests
   failed += numFailedTests
   // A file that could not be loaded has no failed test of its own.
