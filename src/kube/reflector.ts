@@ -334,10 +334,7 @@ export class Reflector<T> {
       answered = true
       try {
         if (collected === undefined) this.#contact()
-        // A socket hands over megabytes in one go: between two events others have their turn.
-        const turn = new Turn()
         for await (const event of watchEvents(response.body)) {
-          if (turn.isOver) await turn.next()
           if (event.type === 'ERROR') throw errorOf(event.object)
           this.#contact()
           events++

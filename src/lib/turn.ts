@@ -7,12 +7,19 @@ const ofSmallPieces = 4
 /** But after each of the first pieces: V8 compiles what it runs for the first time, which takes a hundred times as long. */
 const unpractised = 16
 
+/** Milliseconds that patient work waits for what is urgent before it takes a turn all the same. */
+const patience = 25
+
 /** Those who wait for their next turn: one for each round of the event loop, or the pieces of all would add up. */
 const waiting: (() => void)[] = []
+/** Of those the ones that others go before, and since when each has waited. */
+const waitingPatiently: { readonly wake: () => void; readonly since: number }[] = []
 
 function callNext(): void {
-  const wake = waiting.shift()
-  if (waiting.length > 0) setImmediate(callNext)
+  const [oldest] = waitingPatiently
+  const isTired = oldest !== undefined && performance.now() - oldest.since >= patience
+  const wake = (isTired ? undefined : waiting.shift()) ?? waitingPatiently.shift()?.wake
+  if (waiting.length + waitingPatiently.length > 0) setImmediate(callNext)
   wake?.()
 }
 
@@ -35,11 +42,20 @@ export class Turn {
 
   /** Resolves when all that waited has had its turn. */
   async next(): Promise<void> {
-    await new Promise<void>((resolve) => {
-      waiting.push(resolve)
-      if (waiting.length === 1) setImmediate(callNext)
-    })
+    await this.inLine((wake) => waiting.push(wake))
+    this.restart()
+  }
+
+  /** A new turn begins by itself: it came to this in a round of the event loop of its own. */
+  restart(): void {
     this.#began = performance.now()
+  }
+
+  protected async inLine(enter: (wake: () => void) => void): Promise<void> {
+    await new Promise<void>((resolve) => {
+      enter(resolve)
+      if (waiting.length + waitingPatiently.length === 1) setImmediate(callNext)
+    })
   }
 }
 
@@ -48,9 +64,6 @@ export async function inOwnTurn<T>(act: () => Promise<T>): Promise<T> {
   await new Turn().next()
   return act()
 }
-
-/** Milliseconds that patient work waits for what is urgent before it takes a turn all the same. */
-const patience = 25
 
 /** How much urgent work is under way, and who waits for its end. */
 let urgentCount = 0
@@ -83,19 +96,22 @@ function untilNothingIsUrgent(most: number): Promise<void> {
   })
 }
 
-/** A turn of work that can wait: it goes on while nothing is urgent, and once in a while though something is. */
+/** A turn of work that can wait: others go first, and while something is urgent it goes on only once in a while. */
 export class PatientTurn extends Turn {
   constructor(questionsPerLook = ofSmallPieces) {
     super(questionsPerLook, longestPatient)
   }
 
   override async next(): Promise<void> {
-    const latest = performance.now() + patience
-    await super.next()
+    const since = performance.now()
+    const latest = since + patience
+    const round = (): Promise<void> => this.inLine((wake) => waitingPatiently.push({ wake, since }))
+    await round()
     while (isUrgentWorkUnderWay() && performance.now() < latest) {
       await untilNothingIsUrgent(Math.max(0, latest - performance.now()))
-      await super.next()
+      await round()
     }
+    this.restart()
   }
 }
 

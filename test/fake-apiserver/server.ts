@@ -382,14 +382,17 @@ export class FakeApiServer {
       try {
         const command: Command = JSON.parse(text)
         this.command(command)
-        answer(200, {
-          version: this.#version,
-          watching: this.#watchers.size,
-          // Milliseconds of a clock that all processes share: all that the command had sent is on its way.
-          sentAt: Number(process.hrtime.bigint()) / 1e6,
-          requests: this.requests,
-          events: this.events,
-        })
+        // What was written in this turn goes to the sockets right before this.
+        process.nextTick(() =>
+          answer(200, {
+            version: this.#version,
+            watching: this.#watchers.size,
+            // Milliseconds of a clock that all processes share: all that the command had sent is on its way.
+            sentAt: Number(process.hrtime.bigint()) / 1e6,
+            requests: this.requests,
+            events: this.events,
+          }),
+        )
       } catch (error) {
         answer(400, { message: String(error) })
       }

@@ -1,4 +1,4 @@
-import { describe, expect, test } from 'vitest'
+import { afterEach, beforeEach, describe, expect, test } from 'vitest'
 import { ProxyError } from '../../../src/lib/errors.ts'
 import { ListSplitter } from '../../../src/kube/list-splitter.ts'
 import { watchEvents, type WatchEvent } from '../../../src/kube/watch-events.ts'
@@ -36,6 +36,50 @@ describe('events, one a line', () => {
       expect(error).toBeInstanceOf(ProxyError)
       expect(String(error)).toContain(reason)
     }
+  })
+})
+
+describe('others have their turn', () => {
+  const line = Buffer.from('{"type":"A"}\n')
+
+  /** Rounds of the event loop so far. */
+  let round = 0
+  let counting: NodeJS.Immediate
+  const count = (): void => {
+    round++
+    counting = setImmediate(count)
+  }
+  beforeEach(count)
+  afterEach(() => clearImmediate(counting))
+
+  test('where many events lie ready', async () => {
+    async function* ready(): AsyncGenerator<Buffer> {
+      for (let i = 0; i < 10; i++) yield Buffer.concat([line, line])
+    }
+    const before = round
+    for await (const event of watchEvents(ready())) {
+      expect(event.type).toBe('A')
+      const end = performance.now() + 5
+      while (performance.now() < end);
+    }
+    expect(round - before).toBeGreaterThan(8)
+  })
+
+  test('but an event that comes alone is taken in the round that it came in', async () => {
+    const came: number[] = []
+    async function* alone(): AsyncGenerator<Buffer> {
+      for (let i = 0; i < 20; i++) {
+        await new Promise((wake) => setTimeout(wake, 8))
+        came.push(round)
+        yield line
+      }
+    }
+    const taken: number[] = []
+    for await (const event of watchEvents(alone())) {
+      expect(event.type).toBe('A')
+      taken.push(round)
+    }
+    expect(taken).toEqual(came)
   })
 })
 

@@ -13,6 +13,22 @@ test('long work lets others have their turn, and begins a new one of its own', a
   expect(turn.isOver).toBe(false)
 })
 
+test('whoever is patient lets others go before, but not for ever', async () => {
+  const heard: string[] = []
+  const line = [
+    new PatientTurn().next().then(() => heard.push('patient')),
+    new Turn().next().then(() => heard.push('first')),
+    new Turn().next().then(() => heard.push('second')),
+  ]
+  await Promise.all(line)
+  expect(heard).toEqual(['first', 'second', 'patient'])
+
+  const patient = new PatientTurn().next().then(() => heard.push('patient at last'))
+  const turn = new Turn()
+  while (heard.length < 4) await turn.next()
+  await patient
+})
+
 test('patient work waits for the end of what is urgent, but not for ever', async () => {
   const heard: string[] = []
   const { promise: end, resolve } = Promise.withResolvers<void>()
