@@ -1,11 +1,11 @@
 // Servers and clients of the hitless campaign, on orders that come as lines of JSON.
 //   { op: 'serve', name, address, ports }             echoes over TCP and UDP, its name first: "NAME TEXT"
-//   { op: 'load', targets, long, rate }               `long` connections that stay, `rate` short ones a second, spread over
-//                                                     targets { protocol, address, port }. Those that stay have ports of their
-//                                                     own, 2000 and up, which net.ipv4.ip_local_port_range must leave out: IPVS
-//                                                     finds the connection of an answer by client and server alone, so of two
-//                                                     with one port of a client and one server, by way of two virtual servers,
-//                                                     the older one hears nothing more
+//   { op: 'load', addresses, targets, long, rate }    `long` connections that stay, `rate` short ones a second, from addresses,
+//                                                     spread over targets { protocol, address, port }. No port of an address is
+//                                                     ever used for two targets: IPVS finds the connection of an answer by
+//                                                     client and server alone, so of two with one port of a client and one
+//                                                     server, by way of two virtual servers, only the newer one hears; and over
+//                                                     UDP it remembers a connection for five minutes
 //   { op: 'report' }                                  what has happened so far, one line of JSON
 //   { op: 'end' }                                     no new short connections; reports once those under way have ended
 // A connection over UDP is a socket that sends and hears one answer at a time. Ends with its standard input.
@@ -17,9 +17,11 @@ import { createInterface } from 'node:readline'
 const patience = 10_000
 /** Between two messages of a connection that stays. */
 const pause = 1000
+/** First port, and how many, of the two kinds of connections. */
+const ports = { long: [2000, 8000], short: [10_000, 55_000] }
 
-function serve({ name, address, ports }) {
-  const ready = ports.flatMap((port) => [
+function serve({ name, address, ports: served }) {
+  const ready = served.flatMap((port) => [
     new Promise((done, failed) => {
       const server = createServer({ noDelay: true }, (socket) => {
         socket.on('error', () => {})
@@ -44,8 +46,8 @@ function serve({ name, address, ports }) {
 
 /** `send` a text, `heard` for what comes, `lost` once when it broke, with why. */
 const open = {
-  TCP: ({ address, port }, localPort, heard, lost, opened) => {
-    const socket = connect({ host: address, port, localPort, noDelay: true })
+  TCP: ({ address, port }, from, heard, lost, opened) => {
+    const socket = connect({ host: address, port, localAddress: from.address, localPort: from.port, noDelay: true })
     let rest = ''
     socket.on('connect', opened)
     socket.on('error', (error) => lost(error.code ?? error.message))
@@ -57,14 +59,13 @@ const open = {
     })
     return { send: (text) => socket.write(`${text}\n`), end: () => socket.end() }
   },
-  UDP: ({ address, port }, localPort, heard, lost, opened) => {
+  UDP: ({ address, port }, from, heard, lost, opened) => {
     const socket = createSocket('udp4')
     let isOpen = true
     socket.on('error', (error) => lost(error.code ?? error.message))
     socket.on('message', (data) => heard(String(data).trim()))
     socket.on('connect', opened)
-    if (localPort !== undefined) socket.bind(localPort)
-    socket.connect(port, address)
+    socket.bind(from.port, from.address, () => socket.connect(port, address))
     return {
       send: (text) => isOpen && socket.send(`${text}\n`, (error) => error && isOpen && lost(error.code)),
       end: () => {
@@ -83,7 +84,7 @@ function fail(target, kind, why) {
 }
 
 /** One that stays: asks, waits for the answer, pauses, asks again; always the same server has to answer. */
-function stay(target, localPort) {
+function stay(target, from) {
   let who
   let count = 0
   let timer
@@ -109,14 +110,14 @@ function stay(target, localPort) {
     timer = setTimeout(ask, pause)
   }
   timer = setTimeout(() => lost('not connected'), patience)
-  const connection = open[target.protocol](target, localPort, heard, lost, () => {
+  const connection = open[target.protocol](target, from, heard, lost, () => {
     clearTimeout(timer)
     ask()
   })
 }
 
 /** A short one: one question, one answer. */
-function pass(target) {
+function pass(target, from) {
   seen.asked++
   seen.underWay++
   let isDone = false
@@ -132,23 +133,33 @@ function pass(target) {
   const timer = setTimeout(() => done('no answer'), patience)
   const connection = open[target.protocol](
     target,
-    undefined,
+    from,
     () => done(),
     done,
     () => connection.send('?'),
   )
 }
 
-function load({ targets, long, rate }) {
-  for (let i = 0; i < long; i++) setTimeout(() => stay(targets[i % targets.length], 2000 + i), (i / long) * 4000)
+/** The i-th connection of a kind: its target, and address and port for it, which come round for the same target only. */
+function ends(kind, i, addresses, targets) {
+  const [first, count] = ports[kind]
+  const usable = count - (count % targets.length)
+  const from = { address: addresses[Math.floor(i / usable) % addresses.length], port: first + (i % usable) }
+  return [targets[i % targets.length], from]
+}
+
+function load({ addresses, targets, long, rate }) {
+  const start = (i) => stay(...ends('long', i, addresses, targets))
+  for (let i = 0; i < long; i++) setTimeout(start, (i / long) * 4000, i)
   const began = performance.now()
   let due = 0
+  let count = 0
   const timer = setInterval(() => {
     if (isOver) return clearInterval(timer)
     const now = ((performance.now() - began) * rate) / 1000
     // What the machine could not do in time is not made up for in one burst.
     if (now - due > rate) due = now - rate
-    for (; due < now; due++) pass(targets[Math.floor(due) % targets.length])
+    for (; due < now; due++) pass(...ends('short', count++, addresses, targets))
   }, 20)
 }
 

@@ -9,7 +9,7 @@ import { Agent, Daemon, Namespace, root, run, temporaryFolder } from '../lab.ts'
  *
  *          fabric (a bridge) ─ 10.0.2.0/24
  *      ┌─────────┼────────────────┐
- *   client .9  node .15        another node .3
+ *  client .9 to .11  node .15  another node .3
  *              cni0 10.160.1.1  10.160.2.21 and .22, its pods
  *              10.160.1.11
  */
@@ -33,6 +33,8 @@ const program = join(import.meta.dirname, 'load.mjs')
 
 const farPods = ['10.160.2.21', '10.160.2.22']
 const nearPod = '10.160.1.11'
+/** Enough that within the five minutes of a connection over UDP no port comes round. */
+const clients = ['10.0.2.9', '10.0.2.10', '10.0.2.11']
 
 export class Machine {
   readonly node = new Namespace('node')
@@ -81,7 +83,7 @@ export class Machine {
   }
 
   load(targets: readonly Target[], long: number, rate: number): Promise<unknown> {
-    return this.#client.order({ op: 'load', targets, long, rate })
+    return this.#client.order({ op: 'load', addresses: clients, targets, long, rate })
   }
 
   async report(): Promise<Seen> {
@@ -128,7 +130,7 @@ export class Machine {
     )
     plug(client, 'eth0', fabric, 'net', 'client')
     client.ip(
-      'address add 10.0.2.9/24 dev eth0',
+      ...clients.map((address) => `address add ${address}/24 dev eth0`),
       ...['10.96.0.0/12', '203.0.113.0/24'].map((range) => `route add ${range} via 10.0.2.15`),
     )
     plug(near, 'eth0', this.node, 'cni0', 'veth11')
@@ -140,8 +142,6 @@ export class Machine {
       this.node.ip(`route add ${farPods[i]} via 10.0.2.${3 + i}`)
       pod.ip('route add 10.160.1.0/24 via 10.0.2.15')
     }
-    // 10,000 connections come and go in a minute.
-    client.run('sysctl', '-qw', 'net.ipv4.ip_local_port_range=10000 65535')
   }
 
   /** As kube-proxy left it; the sets' and rules' order is that of its own start. */
