@@ -1,3 +1,5 @@
+import { setTimeout as sleep } from 'node:timers/promises'
+
 /** So long one piece of work may keep the event loop to itself, in milliseconds. */
 const longest = 4
 /** The same of work that can wait: what is urgent may come in the midst of a piece. */
@@ -65,35 +67,22 @@ export async function inOwnTurn<T>(act: () => Promise<T>): Promise<T> {
   return act()
 }
 
-/** How much urgent work is under way, and who waits for its end. */
-let urgentCount = 0
-const patientOnes = new Set<() => void>()
+/** Milliseconds after urgent work in which the next of it is to be expected: changes come one after the other. */
+const lull = 30
 
-/** Work that others shall not delay: reading the whole kernel state waits while it goes on. */
+/** How much urgent work is under way, and until when more of it is to be expected. */
+let urgentCount = 0
+let urgentUntil = Number.NEGATIVE_INFINITY
+
+/** Work that others shall not delay: reading the whole kernel state makes room for it. */
 export async function urgently<T>(act: () => Promise<T>): Promise<T> {
   urgentCount++
   try {
     return await act()
   } finally {
     urgentCount--
-    if (urgentCount === 0) for (const wake of patientOnes) wake()
+    urgentUntil = performance.now() + lull
   }
-}
-
-function isUrgentWorkUnderWay(): boolean {
-  return urgentCount > 0
-}
-
-function untilNothingIsUrgent(most: number): Promise<void> {
-  return new Promise<void>((resolve) => {
-    const wake = (): void => {
-      clearTimeout(timer)
-      patientOnes.delete(wake)
-      resolve()
-    }
-    const timer = setTimeout(wake, most)
-    patientOnes.add(wake)
-  })
 }
 
 /** A turn of work that can wait: others go first, and while something is urgent it goes on only once in a while. */
@@ -104,11 +93,11 @@ export class PatientTurn extends Turn {
 
   override async next(): Promise<void> {
     const since = performance.now()
-    const latest = since + patience
     const round = (): Promise<void> => this.inLine((wake) => waitingPatiently.push({ wake, since }))
     await round()
-    while (isUrgentWorkUnderWay() && performance.now() < latest) {
-      await untilNothingIsUrgent(Math.max(0, latest - performance.now()))
+    const now = performance.now()
+    if (urgentCount > 0 || now < urgentUntil) {
+      await sleep(Math.max(0, since + patience - now))
       await round()
     }
     this.restart()

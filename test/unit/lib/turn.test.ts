@@ -29,24 +29,21 @@ test('whoever is patient lets others go before, but not for ever', async () => {
   await patient
 })
 
-test('patient work waits for the end of what is urgent, but not for ever', async () => {
+test('patient work makes room for what is urgent, and for what is to be expected right after it, but not for ever', async () => {
   const heard: string[] = []
+  const patient = (): Promise<unknown> => new PatientTurn().next().then(() => heard.push('a patient turn'))
   const { promise: end, resolve } = Promise.withResolvers<void>()
-  const urgent = urgently(async () => {
-    await end
-    heard.push('urgent work is done')
-  })
-  const patient = new PatientTurn().next().then(() => heard.push('a patient turn'))
+  const urgent = urgently(() => end)
+  const first = patient()
   await new Turn().next()
   await new Turn().next()
   expect(heard).toEqual([])
+  // While it goes on.
+  await first
   resolve()
-  await Promise.all([urgent, patient])
-  expect(heard).toEqual(['urgent work is done', 'a patient turn'])
-
-  const endless = Promise.withResolvers<void>()
-  const second = urgently(() => endless.promise)
-  await new PatientTurn().next()
-  endless.resolve()
+  await urgent
+  const second = patient()
+  setTimeout(() => heard.push('the next change'), 5)
   await second
+  expect(heard).toEqual(['a patient turn', 'the next change', 'a patient turn'])
 })
