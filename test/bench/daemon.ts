@@ -19,7 +19,11 @@ export function ask(url: string, body?: string): Promise<string> {
       response.on('data', (chunk: string) => (text += chunk))
       response.on('end', () => done(text))
     })
-    request.on('error', fail)
+    request.on('error', (error: NodeJS.ErrnoException) => {
+      // The server closed a connection that was kept in the moment in which it was taken again.
+      if (request.reusedSocket && error.code === 'ECONNRESET') ask(url, body).then(done, fail)
+      else fail(error)
+    })
     request.end(body)
   })
 }
