@@ -22,6 +22,7 @@ export class TlsFiles {
   readonly #options: TlsFilesOptions
   #inForce: KeyPair | undefined
   #complaint = ''
+  #isClosed = false
   #timer: NodeJS.Timeout | undefined
 
   constructor(options: TlsFilesOptions) {
@@ -49,13 +50,15 @@ export class TlsFiles {
       const before = this.#inForce
       try {
         const pair = await this.read()
+        if (this.#isClosed) return
         this.#complaint = ''
         if (before?.cert.equals(pair.cert) === true && before.key.equals(pair.key)) return
         changed(pair)
         log.info('The certificate of the metrics server was read anew', { object: certFile })
       } catch (error) {
         const complaint = describeError(error)
-        if (complaint === this.#complaint) return
+        // Whoever closes it may have taken the files away, too.
+        if (this.#isClosed || complaint === this.#complaint) return
         this.#complaint = complaint
         log.error('The changed certificate cannot be used, the former one stays in force', { error: complaint })
       }
@@ -65,6 +68,7 @@ export class TlsFiles {
   }
 
   close(): void {
+    this.#isClosed = true
     clearInterval(this.#timer)
   }
 }

@@ -337,6 +337,25 @@ describe('TLS', () => {
     }
   })
 
+  test('nothing is told, nor called back, once it is closed, though a look is under way', async () => {
+    let changes = 0
+    const second = makeCertificate({ name: 'second' })
+    for (let i = 0; i < 100; i++) {
+      put(own)
+      const followed = files()
+      await followed.read()
+      followed.follow(() => changes++)
+      // Somewhere in a look, or before it.
+      const moment = performance.now() + 4.5 + i / 100
+      while (performance.now() < moment) await new Promise((wake) => setImmediate(wake))
+      followed.close()
+      if (i % 2 === 0) rmSync(join(directory, 'tls.key'))
+      else put(second)
+    }
+    await new Promise((wake) => setTimeout(wake, 50))
+    expect({ lines, changes }).toEqual({ lines: [], changes: 0 })
+  })
+
   test('the server shows the new one to who comes next', async () => {
     const routes = { '/a': () => ({ code: 200, type: 'text/plain', body: 'a' }) }
     const at = { host: '127.0.0.1', port: 0 }
