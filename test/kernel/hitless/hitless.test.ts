@@ -90,7 +90,12 @@ test.for(whole ? states : states.slice(0, 1))(
     )
     // By kind at once: the next state takes minutes.
     const kinds = Map.groupBy(seen.failures, (line) => line.slice(line.indexOf(' ') + 1).replace(/ after \d+ .*/, ''))
-    for (const [kind, lines] of kinds) console.log(`${lines.length} times ${kind}, first ${lines[0]!.split(' ')[0]}`)
+    for (const [kind, lines] of kinds) {
+      const first = lines[0]!.split(' ')[0]!
+      console.log(`${lines.length} times ${kind}, first ${first}`)
+      // One without an answer failed that much later.
+      for (const line of machine.saidAround(first, 11_000)) console.log(`    ${line}`)
+    }
     expect(seen.failures).toEqual([])
     expect(seen.answered).toBe(seen.asked)
     expect(seen.asked).toBeGreaterThan(5 * load.rate)

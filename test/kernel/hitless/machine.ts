@@ -49,6 +49,7 @@ export class Machine {
   #folder!: { path: string; remove: () => Promise<void> }
   #client!: Agent<unknown>
   daemon: Daemon | undefined
+  readonly #daemons: Daemon[] = []
 
   private constructor(golden: string) {
     this.#golden = join(root, 'test/golden', golden)
@@ -78,8 +79,19 @@ export class Machine {
       `--config=${join(this.#folder.path, 'config.yaml')}`,
       `--manifests=${this.#objects}`,
       '--hostname-override=vm1',
+      '-v=2',
     ])
+    this.#daemons.push(this.daemon)
     await this.daemon.synced()
+  }
+
+  /** What any of the daemons has said from so many milliseconds before that time to as many after it. */
+  saidAround(time: string, milliseconds: number): readonly string[] {
+    const isNear = (other: unknown): boolean => Math.abs(Date.parse(String(other)) - Date.parse(time)) <= milliseconds
+    return this.#daemons
+      .flatMap(({ lines }) => lines)
+      .filter((line) => isNear(line.time))
+      .map((line) => JSON.stringify(line))
   }
 
   load(targets: readonly Target[], long: number, rate: number): Promise<unknown> {
