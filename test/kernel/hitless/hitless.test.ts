@@ -9,9 +9,10 @@ const load = whole ? { long: 200, rate: 200 } : { long: 60, rate: 60 }
 /** Milliseconds of load before, between and after what happens to the daemon. */
 const calm = whole ? 1500 : 800
 
+/** None changes the scheduler: while the kernel does that, it refuses new connections (docs/packet-path.md). */
 const configurations = [
   'ipvs: { syncPeriod: 10s }',
-  'ipvs: { scheduler: lc }',
+  'ipvs: { tcpFinTimeout: 30s }',
   'iptables: { masqueradeAll: true }',
   'ipvs: { scheduler: rr, minSyncPeriod: 1s }',
   '',
