@@ -66,6 +66,9 @@ const mostKernelLines = 500
 /** Milliseconds between looks at whether all is seen. */
 const interval = 200
 
+/** The events have ended when none has come for so many intervals. */
+const quietIntervals = 3
+
 /**
  * Follows live packets. `started` is called once they are marked; `signal` ends it early, with what was seen. All that was
  * changed in the kernel is as before when it returns or throws. Throws ProxyError CONFIG, PREFLIGHT.
@@ -182,12 +185,20 @@ async function gather(
         packets === 'opening' && list.length >= count && list.every((flow) => isOver(flow, book!, target, table.name))
       )
     }
+    // What belongs to the last packets may be on its way yet: the log is read in turns, and nft tells of events with a delay.
+    const untilQuiet = async (): Promise<void> => {
+      for (let quiet = 0; quiet < quietIntervals && !signal.aborted && performance.now() - began < limit;) {
+        const before = events
+        await sleep(interval, signal)
+        log?.poll()
+        quiet = events === before ? quiet + 1 : 0
+      }
+    }
     while (!signal.aborted && performance.now() - began < limit) {
       await sleep(Math.min(interval, limit), signal)
       log?.poll()
       if (!isDone()) continue
-      // What belongs to the last packet may be on its way yet: the log is read in turns.
-      await sleep(interval, signal)
+      await untilQuiet()
       break
     }
     took = Math.round(performance.now() - began)
