@@ -56,14 +56,13 @@ export async function lookAtKernel(inspection: Inspection, kernel: Kernel): Prom
   const servers = orError(() => surveyServers(undefined, inspection.copy))
   const iptables = await toolsOf(inspection)
   const [rules, { origin, wanted }] = await Promise.all([readRules(iptables), findWanted(inspection, kernel, iptables)])
-  const survey = { rules, servers: await servers }
-  const families: FamilyLook[] = []
-  for (const family of familiesOf(iptables)) {
+  const lookAt = async (family: Family): Promise<FamilyLook> => {
     const want = wanted.get(family)
-    const present = await readPresent(family, want, survey, kernel)
+    const present = await readPresent(family, want, { rules, servers }, kernel)
     const excludeCIDRs = settings.excludeCIDRs.filter((cidr) => cidr.family === family)
-    families.push({ family, wanted: want, present, difference: differencesOf(want, present, excludeCIDRs) })
+    return { family, wanted: want, present, difference: differencesOf(want, present, excludeCIDRs) }
   }
+  const families = await Promise.all(familiesOf(iptables).map(lookAt))
   return { origin, families, rules, iptables }
 }
 

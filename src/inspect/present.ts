@@ -60,7 +60,8 @@ export type SavedRules = ReadonlyMap<Family, ReadonlyMap<Table, SavedTable> | Er
 /** What of the kernel can be read before it is known what is wanted. */
 export interface Survey {
   readonly rules: SavedRules
-  readonly servers: ReadonlyMap<Family, ServerSurvey> | Error
+  /** Under way: the kernel takes longest over them. */
+  readonly servers: Promise<ReadonlyMap<Family, ServerSurvey> | Error>
 }
 
 /** From so many virtual servers on the whole list is read instead of each. */
@@ -87,10 +88,11 @@ export async function readPresent(
   { rules, servers }: Survey,
   kernel: Pick<Kernel, 'ipvs' | 'ipset' | 'dummy'>,
 ): Promise<Present> {
-  const ipvs =
-    servers instanceof Error ? servers : await orError(() => readServers(kernel.ipvs, family, servers, wanted))
   const ipset = await orError(() => readSets(kernel.ipset, family, wanted))
   const dummy = await orError(() => readAddresses(kernel.dummy, family, wanted))
+  const surveys = await servers
+  const ipvs =
+    surveys instanceof Error ? surveys : await orError(() => readServers(kernel.ipvs, family, surveys, wanted))
   return { family, ipvs, ipset, dummy, iptables: rules.get(family) ?? new Map() }
 }
 

@@ -105,7 +105,7 @@ export async function told(rig: Rig): Promise<Wanted> {
 export async function presentOf(rig: Rig, wanted: Wanted | undefined): Promise<Present> {
   const text = procText(await rig.ipvs.listAll())
   const rules = await readRules(new Map([['IPv4', rig.iptables]]))
-  return readPresent('IPv4', wanted, { rules, servers: await surveyServers(() => procFile(text)) }, rig)
+  return readPresent('IPv4', wanted, { rules, servers: surveyServers(() => procFile(text)) }, rig)
 }
 
 /** Where the kernel in memory differs from what is wanted, as the commands see it. */

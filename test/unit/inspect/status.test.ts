@@ -8,7 +8,7 @@ import { diffResult, diffText } from '../../../src/inspect/diff.ts'
 import { chainsOfOtherVariant } from '../../../src/inspect/facts.ts'
 import { otherWriters, writerOf } from '../../../src/inspect/others.ts'
 import { columns, counted, json } from '../../../src/inspect/output.ts'
-import { readPresent, readRules } from '../../../src/inspect/present.ts'
+import { orError, readPresent, readRules } from '../../../src/inspect/present.ts'
 import { surveyServers } from '../../../src/inspect/servers.ts'
 import { statusOf, statusText, type StatusFacts } from '../../../src/inspect/status.ts'
 import { parseSave } from '../../../src/iptables/text.ts'
@@ -85,9 +85,11 @@ describe('status', () => {
     const { rig, wanted } = await stand({ services: [service()], slices: [] })
     const tools = new Map([['IPv4', rig.iptables]] as const)
     const rules = await readRules(tools)
-    const servers = await surveyServers(() => {
-      throw new Error('ENOENT')
-    }).catch((error: Error) => error)
+    const servers = orError(() =>
+      surveyServers(() => {
+        throw new Error('ENOENT')
+      }),
+    )
     const present = await readPresent('IPv4', wanted, { rules, servers }, rig)
     const look = { family: 'IPv4', wanted, present, difference: differencesOf(wanted, present, []) } as const
     const status = statusOf({ origin, families: [look], rules, iptables: tools as never }, facts)
