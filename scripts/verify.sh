@@ -33,16 +33,19 @@ step 'unit tests, and promtool on the rules' vitest run --project unit --project
   --reporter=default --reporter=json --outputFile.json="$results/unit.json" || true
 step 'the web page in Chromium' vitest run --project browser \
   --reporter=default --reporter=json --outputFile.json="$results/browser.json" || true
-# A guest waits a good part of its time: two side by side, one of which is shown when it has ended.
+# A guest waits a good part of its time: two side by side with half of the work each, one of which is shown when it has ended.
 guest() {
   local name=$1
   shift
   step "tests against a real kernel, in a QEMU guest: $name" bash scripts/guest.sh -m 4096 -t 2400 -o "$results/$name" -- \
     vitest run --project kernel "$@" --reporter=verbose --reporter=json --outputFile.json=/out/kernel.json
 }
-guest daemon test/kernel/daemon > "$results/daemon.txt" 2>&1 &
-mapfile -t others < <(find test/kernel -name '*.test.ts' -not -path '*/daemon/*')
-guest others "${others[@]}" || true
+daemon='daemon|explain|hitless|crash|churn'
+all=$(find test/kernel -name '*.test.ts')
+mapfile -t files < <(grep -E "^test/kernel/($daemon)/" <<< "$all")
+guest daemon "${files[@]}" > "$results/daemon.txt" 2>&1 &
+mapfile -t files < <(grep -vE "^test/kernel/($daemon)/" <<< "$all")
+guest others "${files[@]}" || true
 wait
 cat "$results/daemon.txt"
 finish
