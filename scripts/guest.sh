@@ -2,10 +2,12 @@
 # Boots Debian's stock kernel in QEMU (software emulation) over a read-only view of this machine's root, and runs one
 # command there as root, in this directory. Its output appears here as it comes; its exit status is ours.
 #   scripts/guest.sh [-m MEGABYTES] [-t SECONDS] [-o FOLDER] -- COMMAND [ARGUMENT ...]
-# FOLDER appears as /out in the guest, writable. Needs scripts/prepare.sh to have run.
+# FOLDER appears as /out in the guest, writable. The kernel is that of scripts/prepare.sh, which has to have run; or, with
+# GUEST_KERNEL=RELEASE, that of another Debian release, as scripts/kernel.sh unpacked it.
 set -euo pipefail
 project=$(cd "$(dirname "$0")/.." && pwd -P)
 memory=3072 limit=600 out=''
+kernels=$project/.cache/kernel${GUEST_KERNEL:+s/$GUEST_KERNEL}
 while [ $# -gt 0 ]; do
   case $1 in
     -m) memory=$2; shift 2 ;;
@@ -17,10 +19,10 @@ while [ $# -gt 0 ]; do
 done
 [ $# -gt 0 ] || { echo 'guest.sh: no command' >&2; exit 2; }
 
-kernel=$(find "$project/.cache/kernel/boot" -name 'vmlinuz-*' 2>/dev/null | sort -V | tail -1)
-[ -n "$kernel" ] || { echo 'guest.sh: no kernel in .cache/kernel; run scripts/prepare.sh' >&2; exit 2; }
+kernel=$(find "$kernels/boot" -name 'vmlinuz-*' 2>/dev/null | sort -V | tail -1) || true
+[ -n "$kernel" ] || { echo "guest.sh: no kernel in $kernels; run scripts/prepare.sh, or scripts/kernel.sh" >&2; exit 2; }
 version=${kernel##*/vmlinuz-}
-modules=$project/.cache/kernel/lib/modules/$version
+modules=$kernels/lib/modules/$version
 
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
@@ -30,7 +32,7 @@ mkdir -p "$out" "$work/root"/{bin,mods,proc,dev,lower,rw,new}
 cp "$(command -v busybox)" "$work/root/bin/busybox"
 count=0
 for module in 9p 9pnet_virtio virtio_pci virtio_console overlay; do
-  modprobe -d "$project/.cache/kernel" -S "$version" --show-depends "$module"
+  modprobe -d "$kernels" -S "$version" --show-depends "$module"
 done | awk '$1 == "insmod" && !seen[$2]++ { print $2 }' | while read -r file; do
   count=$((count + 1))
   cp "$file" "$work/root/mods/$(printf %02d $count)-${file##*/}"

@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
-# The long campaigns, whole: a real Prometheus that asks every query of ours, a million inputs for each decoder, load over
-# restarts and take-overs, kill -9 at any moment, a million changes, churn with faults over the fakes and in a real kernel, and
-# forecasts of explain against packets, in QEMU guests. Takes many hours. Writes the result of churn and explain into
-# docs/campaigns.md; ends with 0 when every campaign came to its end and found nothing wrong.
+# The long campaigns, whole: the tests against the kernel of the next Debian, a real Prometheus that asks every query of ours,
+# a million inputs for each decoder, load over restarts and take-overs, kill -9 at any moment, a million changes, churn with
+# faults over the fakes and in a real kernel, and forecasts of explain against packets, in QEMU guests. Takes many hours.
+# Writes the result of churn and explain into docs/campaigns.md; ends with 0 when every campaign came to its end and found
+# nothing wrong.
 #   scripts/verify-long.sh [-r ROUNDS] [-e COMBINATIONS] [-t SECONDS] [SEED ...]
 # Rounds of churn and combinations of explain of each seed (-r 0, -e 0: none); time for the guests of each kind.
 set -uo pipefail
@@ -41,6 +42,9 @@ results=$(mktemp -d)
 trap 'rm -rf "$results"' EXIT
 bash scripts/prepare.sh || exit 1
 export PATH=$project/node_modules/.bin:$PATH
+echo "== tests against the next Debian's kernel"
+{ bash scripts/kernel.sh trixie &&
+  GUEST_KERNEL=trixie bash scripts/guest.sh -m 4096 -t 5400 -- vitest run --project kernel; } || failed=1
 echo '== every query of dashboards and alerts, asked of Prometheus'
 bash scripts/guest.sh -m 4096 -t 1800 -- vitest run --project prometheus || failed=1
 echo '== a million inputs for each decoder'
