@@ -40,7 +40,7 @@ export interface Ipset {
    * there is work to do. Throws KernelError where it has no such sets.
    */
   loadType(spec: SetSpec): Promise<void>
-  /** An identical set is success; one of another type or with other options is EEXIST. */
+  /** An identical set is success; one of another type or with other options is EEXIST; of another family it may be success, too. */
   create(spec: SetSpec): Promise<void>
   /** Adds what is absent, in the order given. Answers which entries the kernel turned down, and why. */
   add(set: SetSpec, entries: readonly string[]): Promise<ReadonlyMap<string, KernelError>>

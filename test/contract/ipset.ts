@@ -108,12 +108,19 @@ export function ipsetContract<I extends Ipset>(make: () => Promise<I>, dump: (ip
 
     const others: [string, SetSpec][] = [
       ['type', set('bitmap:port')],
-      ['family', set('hash:ip', 'IPv6')],
       ['size', { ...set('hash:ip'), maxelem: 5 }],
     ]
     it.each(others)('of a set with another %s is EEXIST', async (_what, other) => {
       await ipset.create(set('hash:ip'))
       await expect(ipset.create(other)).rejects.toMatchObject({ errnoName: 'EEXIST' })
+    })
+
+    // mtype_same_set compares no family: only the default mask of hash:ip gave it away, up to Linux 6.1.
+    it('of a set with another family leaves the set, by EEXIST or in silence', async () => {
+      await ipset.create(set('hash:ip'))
+      const outcome = await ipset.create(set('hash:ip', 'IPv6')).catch((error: unknown) => error)
+      if (outcome !== undefined) expect(outcome).toMatchObject({ errnoName: 'EEXIST' })
+      expect((await ipset.list('test'))?.spec).toMatchObject({ family: 'IPv4' })
     })
   })
 
