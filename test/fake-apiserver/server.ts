@@ -339,7 +339,7 @@ export class FakeApiServer {
     } else for (const change of this.#changes) if (change.version > version) this.#sendChange(watcher, change)
     this.#watchers.add(watcher)
     const seconds = Number(query.get('timeoutSeconds') ?? 0)
-    const timer = seconds > 0 ? setTimeout(() => !this.#hanging && response.end(), seconds * 1000) : undefined
+    const timer = seconds > 0 ? setTimeout(() => !this.#hanging && this.#end(watcher), seconds * 1000) : undefined
     const ended = (): void => {
       clearTimeout(timer)
       this.#watchers.delete(watcher)
@@ -365,6 +365,12 @@ export class FakeApiServer {
   #sendGone(watcher: Watcher): void {
     const message = `too old resource version (${this.#compacted})`
     this.#send(watcher, 'ERROR', { kind: 'Status', status: 'Failure', reason: 'Expired', code: 410, message })
+    this.#end(watcher)
+  }
+
+  /** Closed it is only when the client has read all: until then it is told of nothing more. */
+  #end(watcher: Watcher): void {
+    this.#watchers.delete(watcher)
     watcher.response.end()
   }
 
