@@ -60,6 +60,8 @@ const PATHS: Readonly<Record<string, string>> = {
 const NAMESPACED = /^(\/api\/v1|\/apis\/discovery\.k8s\.io\/v1)\/namespaces\/([^/]+)(\/[a-z]+)(?:\/([^/]+))?$/
 const EVENTS = /^\/apis\/events\.k8s\.io\/v1\/namespaces\/[^/]+\/events(\/[^/]+)?$/
 const REVIEWS = /^\/apis\/(authentication|authorization)\.k8s\.io\/v1\/(tokenreviews|subjectaccessreviews)$/
+/** So many are kept for watches that begin later; a server of etcd's keeps those of some minutes. */
+const mostChanges = 100_000
 const INITIAL_END = { 'k8s.io/initial-events-end': 'true' }
 
 /** Enough of an API server for list and watch, with faults on request. */
@@ -208,6 +210,10 @@ export class FakeApiServer {
 
   #record(change: Change): void {
     this.#changes.push(change)
+    if (this.#changes.length > mostChanges) {
+      this.#compacted = this.#changes[mostChanges >> 1]!.version - 1
+      this.#changes.splice(0, mostChanges >> 1)
+    }
     for (const watcher of this.#watchers) this.#sendChange(watcher, change)
   }
 

@@ -32,6 +32,7 @@ const elsewhere: readonly [RegExp, string][] = [
   [/test\/bench\/fleet/, 'minutes'],
   [/--config \/var\/lib\/kube-proxy/, 'test/kernel/daemon/kubeadm.test.ts starts it so'],
   [/shop\/|203\.0\.113\.1/, 'asks for a Pod or an address of another cluster'],
+  [/ oneway /, 'test/kernel/trace.test.ts has that Service, and that rule'],
   [/^bin\/kube-ipvs-proxy --manifests/, 'the daemon beside which the others run'],
 ]
 const reasonOf = (line: string): string | undefined => elsewhere.find(([pattern]) => pattern.test(line))?.[1]

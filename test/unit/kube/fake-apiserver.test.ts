@@ -27,3 +27,18 @@ test(
     await server.stop()
   },
 )
+
+test('changes are forgotten when there are very many: a watch from before is refused, one from after goes on', async () => {
+  const server = new FakeApiServer()
+  await server.start()
+  for (let i = 0; i < 100_001; i++) server.put({ kind: 'Service', metadata: { name: 'one' }, spec: {} })
+  const watch = async (version: number): Promise<[number, string]> => {
+    const url = `${server.url}/api/v1/services?watch=1&resourceVersion=${version}&timeoutSeconds=0.05`
+    const answer = await fetch(url)
+    return [answer.status, (await answer.text()).trim()]
+  }
+  expect(await watch(1)).toMatchObject([410, expect.stringContaining('too old')])
+  const [status, text] = await watch(server.version - 2)
+  expect([status, text.split('\n').length]).toEqual([200, 2])
+  await server.stop()
+})
