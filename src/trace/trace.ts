@@ -66,8 +66,12 @@ const mostKernelLines = 500
 /** Milliseconds between looks at whether all is seen. */
 const interval = 200
 
-/** The events have ended when none has come for so many intervals. */
-const quietIntervals = 3
+/**
+ * The events have ended when none has come for so many intervals; others' packets may go on, so there is a most. The kernel's
+ * log is read at once, while nft may take a second over what it says of the same packet.
+ */
+const quietIntervals = { alone: 3, besideLog: 10 } as const
+const lastIntervals = 20
 
 /**
  * Follows live packets. `started` is called once they are marked; `signal` ends it early, with what was seen. All that was
@@ -187,7 +191,10 @@ async function gather(
     }
     // What belongs to the last packets may be on its way yet: the log is read in turns, and nft tells of events with a delay.
     const untilQuiet = async (): Promise<void> => {
-      for (let quiet = 0; quiet < quietIntervals && !signal.aborted && performance.now() - began < limit;) {
+      const enough = log === undefined ? quietIntervals.alone : quietIntervals.besideLog
+      let quiet = 0
+      for (let i = 0; i < lastIntervals && quiet < enough; i++) {
+        if (signal.aborted || performance.now() - began >= limit) return
         const before = events
         await sleep(interval, signal)
         log?.poll()
