@@ -4,6 +4,8 @@ const prometheus = 'test/kernel/daemon/monitoring.test.ts'
 
 export default defineConfig({
   test: {
+    // Many tests wait more than they work; vitest's own choice is one process fewer than processors.
+    maxWorkers: 3,
     projects: [
       { test: { name: 'unit', include: ['test/unit/**/*.test.ts'] } },
       // Needs promtool, which scripts/prepare.sh unpacks.

@@ -12,6 +12,17 @@ export function run(command: string, ...args: string[]): string {
   return execFileSync(command, args, { encoding: 'utf8', stdio: ['ignore', 'pipe', 'pipe'], maxBuffer: 64 << 20 })
 }
 
+/** Reads until it has read the same twice. */
+function twiceTheSame(read: () => string): string {
+  let last = read()
+  for (let i = 0; i < 20; i++) {
+    const next = read()
+    if (next === last) return next
+    last = next
+  }
+  throw new Error(`never the same twice: ${last}`)
+}
+
 let counter = 0
 
 /** A network namespace of its own: IPVS, sets, rules and addresses in it are nobody else's. */
@@ -31,6 +42,14 @@ export class Namespace {
   /** Several ip(8) lines in one process. */
   ip(...lines: string[]): void {
     execFileSync('ip', ['-n', this.name, '-batch', '-'], { input: lines.join('\n'), stdio: ['pipe', 'ignore', 'pipe'] })
+  }
+
+  /**
+   * What `ipvsadm -Sn` prints. The kernel goes on with a listing at an index of all namespaces' servers: it skips and repeats
+   * some where another namespace's come or go meanwhile.
+   */
+  servers(): string {
+    return twiceTheSame(() => this.run('ipvsadm', '-Sn'))
   }
 
   spawn(command: string, args: readonly string[], env: NodeJS.ProcessEnv = process.env): ChildProcess {
@@ -100,6 +119,20 @@ export const program = existsSync(join(root, 'dist/kube-ipvs-proxy.mjs'))
   ? join(root, 'dist/kube-ipvs-proxy.mjs')
   : join(root, 'src/main.ts')
 
+/** Where a process that does not go on stands: its threads with their system calls, and its children. */
+function standing(pid: number): string[] {
+  const script = `for task in /proc/${pid}/task/*; do
+    echo "thread \${task##*/} $(cat $task/comm) $(cut -d' ' -f3 $task/stat) in $(cat $task/syscall)"
+    head -8 $task/stack
+  done
+  ps --ppid ${pid} -o pid,stat,wchan:30,args`
+  try {
+    return run('sh', '-c', script).split('\n').filter(Boolean)
+  } catch (error) {
+    return [String(error)]
+  }
+}
+
 /** The real daemon in a namespace. */
 export class Daemon {
   readonly lines: LogLine[] = []
@@ -135,10 +168,19 @@ export class Daemon {
     this.#child.kill(name)
   }
 
-  /** Ends it and waits for the end. */
+  /** Ends it and waits for the end. One that does not end is killed, and the error tells where it stood. */
   async stop(signal: NodeJS.Signals = 'SIGTERM'): Promise<number | NodeJS.Signals> {
     this.signal(signal)
-    return this.exit
+    const late = setTimeout(() => {
+      this.text.push(...standing(this.#child.pid!))
+      this.signal('SIGKILL')
+    }, 60_000)
+    const code = await this.exit
+    clearTimeout(late)
+    if (code === 'SIGKILL' && signal !== 'SIGKILL') {
+      throw new Error(`the daemon did not end on ${signal}; it said:\n${this.#tail()}`)
+    }
+    return code
   }
 
   /** Until a log line of the message (and fields) has come; `after` leaves out earlier ones. */
@@ -157,14 +199,20 @@ export class Daemon {
     for (const family of families) await this.said('In sync for the first time', { family })
   }
 
+  #tail(): string {
+    return [...this.text, ...this.lines.slice(-20).map((line) => JSON.stringify(line))].join('\n')
+  }
+
   async #until<T>(probe: () => T | undefined, what: string): Promise<T> {
     const deadline = Date.now() + 120_000
     for (;;) {
       const found = probe()
       if (found !== undefined) return found
       if (this.exited || Date.now() > deadline) {
-        const log = [...this.text, ...this.lines.slice(-20).map((line) => JSON.stringify(line))].join('\n')
-        throw new Error(`${this.exited ? 'the daemon ended' : 'timed out'} waiting for ${what}; it said:\n${log}`)
+        if (!this.exited) this.text.push(...standing(this.#child.pid!))
+        throw new Error(
+          `${this.exited ? 'the daemon ended' : 'timed out'} waiting for ${what}; it said:\n${this.#tail()}`,
+        )
       }
       await new Promise<void>((wake) => {
         const timer = setTimeout(done, 500)

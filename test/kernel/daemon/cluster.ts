@@ -85,7 +85,7 @@ export class Cluster {
   /** What the kernel has, as text. */
   state(): string {
     return [
-      ...this.namespace.run('ipvsadm', '-Sn').split('\n').sort(),
+      ...this.namespace.servers().split('\n').sort(),
       ...this.namespace
         .run('ipset', 'save')
         .split('\n')

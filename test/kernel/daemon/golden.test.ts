@@ -1,7 +1,7 @@
 import { existsSync, readdirSync, readFileSync } from 'node:fs'
-import { cp } from 'node:fs/promises'
+import { cp, rename } from 'node:fs/promises'
 import { join } from 'node:path'
-import { describe, expect, test } from 'vitest'
+import { describe, test } from 'vitest'
 import { normaliseIpset, normaliseIptables, normaliseIpvs } from '../../golden/compare.ts'
 import { Daemon, Namespace, root, temporaryFolder } from '../lab.ts'
 
@@ -61,41 +61,68 @@ function sysctls(text: string): string[] {
     .sort()
 }
 
+const read = (name: string, file: string): string => readFileSync(join(golden, name, file), 'utf8')
+
 /** Differences that we want, by case: see docs/deviations.md. */
 const deviations: Readonly<Record<string, { sets: string[] }>> = {
   '27-nodeportaddresses-lo': { sets: ['add KUBE-HEALTH-CHECK-NODE-PORT 32100'] },
 }
 
+function stateOf(namespace: Namespace): unknown {
+  return {
+    servers: normaliseIpvs(namespace.servers()),
+    sysctls: sysctls(namespace.run('sysctl', ...sysctlNames)),
+    sets: normaliseIpset(namespace.run('ipset', 'save')).toSorted(),
+    rules: normaliseIptables(namespace.run('iptables-save')),
+    rules6: normaliseIptables(namespace.run('ip6tables-save')),
+    addresses: serviceAddresses(namespace.run('ip', 'address', 'show', 'kube-ipvs0')),
+  }
+}
+
+function wantedOf(name: string): unknown {
+  return {
+    servers: normaliseIpvs(read(name, 'ipvsadm-Sn.txt')),
+    sysctls: sysctls(read(name, 'sysctls.txt')),
+    sets: [...normaliseIpset(read(name, 'ipset-save.txt')), ...(deviations[name]?.sets ?? [])].sort(),
+    rules: normaliseIptables(read(name, 'iptables-save.txt')),
+    rules6: normaliseIptables(read(name, 'ip6tables-save.txt')),
+    addresses: serviceAddresses(read(name, 'ip-addr-kube-ipvs0.txt')),
+  }
+}
+
+/**
+ * A daemon for each configuration: it starts on the first case and is led from one to the next, each of which has to leave
+ * what kube-proxy has after a start. GOLDEN=whole: each case has its own, too.
+ */
+const runs: readonly (readonly string[])[] = [
+  ...Map.groupBy(cases, (name) => read(name, 'kube-proxy-config.yaml')).values(),
+  ...(process.env.GOLDEN === 'whole' ? cases.map((name) => [name]) : []),
+]
+
 describe.concurrent('leaves the kernel as kube-proxy 1.36 does', () => {
-  test.each(cases)('%s', async (name) => {
-    const read = (file: string): string => readFileSync(join(golden, name, file), 'utf8')
+  test.for(runs.map((run) => ({ run, text: run.join(', ') })))('$text', async ({ run }, { expect }) => {
     const namespace = new Namespace('golden')
     const folder = await temporaryFolder()
     let daemon: Daemon | undefined
     try {
       makeMachine(namespace)
-      await cp(join(golden, name, 'objects.json'), join(folder.path, 'objects.json'))
-      daemon = new Daemon(namespace, [
-        `--config=${join(golden, name, 'kube-proxy-config.yaml')}`,
-        `--manifests=${folder.path}`,
-        '--hostname-override=vm1',
-      ])
-      await daemon.synced()
-      expect({
-        servers: normaliseIpvs(namespace.run('ipvsadm', '-Sn')),
-        sysctls: sysctls(namespace.run('sysctl', ...sysctlNames)),
-        sets: normaliseIpset(namespace.run('ipset', 'save')).toSorted(),
-        rules: normaliseIptables(namespace.run('iptables-save')),
-        rules6: normaliseIptables(namespace.run('ip6tables-save')),
-        addresses: serviceAddresses(namespace.run('ip', 'address', 'show', 'kube-ipvs0')),
-      }).toEqual({
-        servers: normaliseIpvs(read('ipvsadm-Sn.txt')),
-        sysctls: sysctls(read('sysctls.txt')),
-        sets: [...normaliseIpset(read('ipset-save.txt')), ...(deviations[name]?.sets ?? [])].sort(),
-        rules: normaliseIptables(read('iptables-save.txt')),
-        rules6: normaliseIptables(read('ip6tables-save.txt')),
-        addresses: serviceAddresses(read('ip-addr-kube-ipvs0.txt')),
-      })
+      for (const name of run) {
+        const objects = join(folder.path, 'objects.json')
+        // Put in place at once: half a file is refused.
+        await cp(join(golden, name, 'objects.json'), `${objects}.new`)
+        await rename(`${objects}.new`, objects)
+        if (daemon === undefined) {
+          const config = join(golden, name, 'kube-proxy-config.yaml')
+          daemon = new Daemon(namespace, [
+            `--config=${config}`,
+            `--manifests=${folder.path}`,
+            '--hostname-override=vm1',
+          ])
+          await daemon.synced()
+        }
+        const wanted = wantedOf(name)
+        await expect.poll(() => stateOf(namespace), { timeout: 60_000, interval: 500, message: name }).toEqual(wanted)
+      }
     } finally {
       await daemon?.stop()
       await folder.remove()

@@ -5,7 +5,7 @@ import { Machine, type Seen, type Target } from './machine.ts'
 /** scripts/verify-long.sh runs it whole; a share of it belongs to every run of the checks. */
 const whole = process.env.HITLESS === 'whole'
 const times = whole ? { restarts: 20, kills: 20, changes: 5 } : { restarts: 1, kills: 1, changes: 1 }
-const load = whole ? { long: 200, rate: 200 } : { long: 60, rate: 60 }
+const load = whole ? { long: 200, rate: 200 } : { long: 40, rate: 30 }
 /** Milliseconds of load before, between and after what happens to the daemon. */
 const calm = whole ? 1500 : 800
 

@@ -49,7 +49,7 @@ test.each([
   })
   const told = text(client.stdout)
   await sleep(500)
-  for (let i = 0; i < 40; i++) {
+  for (let i = 0; i < 16; i++) {
     const words = schedulers[i % schedulers.length]!.split(' ')
     node.run('ipvsadm', '-E', '-t', '10.96.0.1:80', '-s', ...words)
     await sleep(20)
