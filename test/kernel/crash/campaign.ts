@@ -6,6 +6,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import type { ChildProcess } from 'node:child_process'
 import { spawn } from 'node:child_process'
 import { objectKey, translateEndpointSlice, translateNode, translateService } from '../../../src/kube/translate.ts'
+import type { EndpointSliceRecord, ServiceRecord } from '../../../src/model/cluster.ts'
 import { Cluster } from '../churn/generator.ts'
 import { difference, expectedState, nodeAddressesOf, observedState, type Dump } from '../churn/plan.ts'
 import { Random } from '../churn/random.ts'
@@ -69,6 +70,19 @@ const settings = {
   detector: 'cidr',
 } as const
 
+interface Records {
+  readonly service: ServiceRecord | undefined
+  readonly slice: EndpointSliceRecord | undefined
+}
+
+function recordsOf(model: Model): readonly (readonly [string, Records])[] {
+  return objectsOf(model).map((object) => {
+    const service = translateService(object, () => {})
+    const slice = service === undefined ? translateEndpointSlice(object, 'node1', () => {}) : undefined
+    return [objectKey(object)!, { service, slice }]
+  })
+}
+
 /** Leaves out destinations of weight 0 that connections hold, which have to stay until those have ended. */
 function withoutDraining(save: string, list: string): string {
   const draining = new Set<string>()
@@ -92,6 +106,7 @@ export class Campaign {
   readonly #client = new Namespace('client')
   readonly #pods = new Namespace('pods')
   readonly #models = new Map<number, Model>()
+  readonly #records = new WeakMap<Model, ReturnType<typeof recordsOf>>()
   readonly #randomFully: Record<'IPv4' | 'IPv6', boolean> = { IPv4: true, IPv6: true }
   readonly #kills: Record<Kind, number> = { cold: 0, start: 0, change: 0 }
   #folder!: { path: string; remove: () => Promise<void> }
@@ -204,35 +219,39 @@ export class Campaign {
 
   /** Waits until the kernel is as planned: a destination whose last connection has ended goes a moment later. */
   async #compare(what: string): Promise<void> {
-    const cluster = new Cluster()
-    for (const model of this.#models.values()) {
-      for (const object of objectsOf(model)) {
-        const key = objectKey(object)!
-        const service = translateService(object, () => {})
-        const slice = service === undefined ? translateEndpointSlice(object, 'node1', () => {}) : undefined
-        if (service !== undefined) cluster.services.set(key, service)
-        if (slice !== undefined) cluster.slices.set(key, slice)
-      }
-    }
-    const node = translateNode(nodeObject('node1', '10.0.2.15'), () => {})
+    let dump = this.#dump()
+    const plan = expectedState({
+      cluster: this.#translated(),
+      node: translateNode(nodeObject('node1', '10.0.2.15'), () => {}),
+      settings,
+      nodeAddresses: nodeAddressesOf(dump),
+      survivors: new Survivors(),
+      randomFully: this.#randomFully,
+    })
     let found: string[] = []
     for (let attempt = 0; attempt < 60; attempt++) {
-      const dump = this.#dump()
-      const expected = expectedState({
-        cluster,
-        node,
-        settings,
-        nodeAddresses: nodeAddressesOf(dump),
-        survivors: new Survivors(),
-        randomFully: this.#randomFully,
-      })
-      found = difference(expected, observedState(dump))
+      found = difference(plan, observedState(dump))
       if (found.length === 0) return
       await sleep(500)
+      dump = this.#dump()
     }
     throw new Error(
       `seed ${this.#options.seed}, ${what}: the kernel is not as planned\n${found.slice(0, 40).join('\n')}`,
     )
+  }
+
+  /** All objects as records; those of a model that has been there before are not translated again. */
+  #translated(): Cluster {
+    const cluster = new Cluster()
+    for (const model of this.#models.values()) {
+      let records = this.#records.get(model)
+      if (records === undefined) this.#records.set(model, (records = recordsOf(model)))
+      for (const [key, { service, slice }] of records) {
+        if (service !== undefined) cluster.services.set(key, service)
+        if (slice !== undefined) cluster.slices.set(key, slice)
+      }
+    }
+    return cluster
   }
 
   /** By one shell: entering the namespace for each tool takes longer than the tools do. */
