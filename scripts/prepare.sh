@@ -55,24 +55,17 @@ if [ ${#missing[@]} -gt 0 ]; then
   update
   DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" > /dev/null
 fi
-# unpack PACKAGE FOLDER: into .cache/FOLDER, without installing it.
-unpack() {
-  say "unpacking $1 into .cache/$2"
-  rm -rf ".cache/$2" .cache/download
-  mkdir -p .cache/download
-  # apt drops its privileges to download; a folder it may not write to only makes it complain.
-  (cd .cache/download && apt-get download -qq -o APT::Sandbox::User=root "$1")
-  dpkg -x .cache/download/*.deb ".cache/$2"
-  rm -rf .cache/download
-}
 if [ $need_kernel = yes ]; then
   [ "$(id -u)" != 0 ] || update
-  package=$(apt-cache depends linux-image-amd64 | awk '/Depends: linux-image-[0-9]/ { print $2; exit }')
-  [ -n "$package" ] || { say 'no package linux-image-amd64 to be had' >&2; exit 3; }
-  unpack "$package" kernel
-  for folder in .cache/kernel/lib/modules/*; do PATH=$PATH:/usr/sbin:/sbin depmod -b .cache/kernel "${folder##*/}"; done
+  bash scripts/kernel.sh
 fi
 if [ $need_prometheus = yes ]; then
   [ "$(id -u)" != 0 ] || update
-  unpack prometheus prometheus
+  say 'unpacking prometheus into .cache/prometheus'
+  rm -rf .cache/prometheus .cache/download
+  mkdir -p .cache/download
+  # apt drops its privileges to download; a folder it may not write to only makes it complain.
+  (cd .cache/download && apt-get download -qq -o APT::Sandbox::User=root prometheus)
+  dpkg -x .cache/download/*.deb .cache/prometheus
+  rm -rf .cache/download
 fi
