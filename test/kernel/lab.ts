@@ -244,16 +244,23 @@ export async function eventually<T>(what: string, probe: () => T | Promise<T>, l
  * their way out, and their rules and servers hold the modules.
  */
 export async function unloadIpvs(): Promise<void> {
-  await eventually('ip_vs to be unloaded', () => {
+  let refused = ''
+  const isUnloaded = (): boolean => {
     const loaded = run('sh', '-c', "awk '/^(xt_ipvs|ip_vs)/ { print $1 }' /proc/modules").split('\n').filter(Boolean)
     if (loaded.length === 0) return true
     try {
       run('modprobe', '-r', '-a', ...loaded)
-    } catch {
-      // Tried again.
+    } catch (error) {
+      refused = String(error)
     }
     return false
-  })
+  }
+  try {
+    await eventually('ip_vs to be unloaded', isUnloaded)
+  } catch (error) {
+    const holders = run('sh', '-c', 'grep -E "^(xt_ipvs|ip_vs)" /proc/modules; ip netns; pgrep -a node || true')
+    throw new Error(`${refused}\n${holders}`, { cause: error })
+  }
 }
 
 /** Objects as a manifest file. */
