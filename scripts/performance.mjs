@@ -4,7 +4,8 @@ import { readFileSync, writeFileSync } from 'node:fs'
 
 const outcomes = JSON.parse(readFileSync(process.argv[2] ?? 'docs/performance.json', 'utf8'))
 const of = (scenario) => outcomes.filter((one) => one.scenario === scenario)
-const label = ({ services, endpoints }) => `${services.toLocaleString('en')} × ${endpoints}`
+const label = ({ services, endpoints, kernel }) =>
+  `${services.toLocaleString('en')} × ${endpoints}${kernel === '6.1' ? '' : `, Linux ${kernel}`}`
 const sum = (numbers) => Object.values(numbers).reduce((total, one) => total + one, 0)
 
 function figure(key, value) {

@@ -1,4 +1,5 @@
 import { writeFileSync } from 'node:fs'
+import { release } from 'node:os'
 import { join } from 'node:path'
 import { parseArgs } from 'node:util'
 import { run, runShown } from './tools.ts'
@@ -30,6 +31,8 @@ interface Plan {
 }
 type Numbers = Record<string, number>
 interface Outcome extends Plan {
+  /** "6.1" */
+  readonly kernel: string
   readonly runs: number
   readonly medians: Numbers
   readonly tools: Numbers
@@ -109,6 +112,7 @@ function show(numbers: Numbers): string {
 }
 
 const outcomes: Outcome[] = []
+const kernel = release().split('.', 2).join('.')
 for (const plan of plans()) {
   const { scenario, services, endpoints } = plan
   const ours: Numbers[] = []
@@ -121,7 +125,7 @@ for (const plan of plans()) {
     ours.push(inNamespace('run.ts', scenario === 'cold' ? [...args, '--tools'] : args))
     if (scenario === 'cold') theirs.push(inNamespace('tool-run.ts', []))
   }
-  const outcome = { ...plan, runs: ours.length, medians: medians(ours), tools: medians(theirs) }
+  const outcome = { ...plan, kernel, runs: ours.length, medians: medians(ours), tools: medians(theirs) }
   outcomes.push(outcome)
   process.stdout.write(`${scenario} ${services} x ${endpoints}: ${show(outcome.medians)}\n`)
   if (theirs.length > 0) {
