@@ -125,7 +125,7 @@ function standing(pid: number): string[] {
     echo "thread \${task##*/} $(cat $task/comm) $(cut -d' ' -f3 $task/stat) in $(cat $task/syscall)"
     head -8 $task/stack
   done
-  ps --ppid ${pid} -o pid,stat,wchan:30,args`
+  ps --ppid ${pid} -o pid,stat,wchan:30,args || true`
   try {
     return run('sh', '-c', script).split('\n').filter(Boolean)
   } catch (error) {

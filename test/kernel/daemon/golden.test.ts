@@ -107,6 +107,7 @@ describe.concurrent('leaves the kernel as kube-proxy 1.36 does', () => {
     try {
       makeMachine(namespace)
       for (const name of run) {
+        const wanted = wantedOf(name)
         const objects = join(folder.path, 'objects.json')
         // Put in place at once: half a file is refused.
         await cp(join(golden, name, 'objects.json'), `${objects}.new`)
@@ -119,8 +120,8 @@ describe.concurrent('leaves the kernel as kube-proxy 1.36 does', () => {
             '--hostname-override=vm1',
           ])
           await daemon.synced()
+          expect(stateOf(namespace), name).toEqual(wanted)
         }
-        const wanted = wantedOf(name)
         await expect.poll(() => stateOf(namespace), { timeout: 60_000, interval: 500, message: name }).toEqual(wanted)
       }
     } finally {
