@@ -12,15 +12,18 @@ export function run(command: string, ...args: string[]): string {
   return execFileSync(command, args, { encoding: 'utf8', stdio: ['ignore', 'pipe', 'pipe'], maxBuffer: 64 << 20 })
 }
 
-/** Reads until it has read the same twice. */
-function twiceTheSame(read: () => string): string {
-  let last = read()
+/**
+ * Reads what `ipvsadm -Sn` prints until that is the same twice. The kernel goes on with a listing at an index of all
+ * namespaces' servers: it skips and repeats some where another namespace's come or go meanwhile.
+ */
+export async function listServers(read: () => string | Promise<string>): Promise<string> {
+  let last = await read()
   for (let i = 0; i < 20; i++) {
-    const next = read()
+    const next = await read()
     if (next === last) return next
     last = next
   }
-  throw new Error(`never the same twice: ${last}`)
+  throw new Error(`ipvsadm -Sn: never the same twice: ${last}`)
 }
 
 let counter = 0
@@ -44,12 +47,8 @@ export class Namespace {
     execFileSync('ip', ['-n', this.name, '-batch', '-'], { input: lines.join('\n'), stdio: ['pipe', 'ignore', 'pipe'] })
   }
 
-  /**
-   * What `ipvsadm -Sn` prints. The kernel goes on with a listing at an index of all namespaces' servers: it skips and repeats
-   * some where another namespace's come or go meanwhile.
-   */
-  servers(): string {
-    return twiceTheSame(() => this.run('ipvsadm', '-Sn'))
+  servers(): Promise<string> {
+    return listServers(() => this.run('ipvsadm', '-Sn'))
   }
 
   spawn(command: string, args: readonly string[], env: NodeJS.ProcessEnv = process.env): ChildProcess {

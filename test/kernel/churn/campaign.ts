@@ -37,8 +37,10 @@ export interface World {
 export interface CampaignOptions {
   readonly seed: number
   readonly rounds: number
-  /** No further round is begun after this time. */
+  /** No further round is begun after this time, … */
   readonly seconds?: number
+  /** … but so many are played, however long they take. */
+  readonly fewest?: number
   readonly world: World
   /** Milliseconds between two passes that read the kernel back. */
   readonly syncPeriod: number
@@ -125,7 +127,7 @@ class Campaign {
   }
 
   async run(): Promise<CampaignResult> {
-    const { seed, rounds, seconds = Number.POSITIVE_INFINITY, world, onRound } = this.#options
+    const { seed, rounds, seconds = Number.POSITIVE_INFINITY, fewest = 0, world, onRound } = this.#options
     // Real time, whatever the daemon's clock is made to say.
     const started = process.hrtime.bigint()
     for (const device of nodeDevices) await world.ports.dummy.createDevice(device)
@@ -134,7 +136,7 @@ class Campaign {
     this.#stack.start()
     const elapsed = (): number => Number(process.hrtime.bigint() - started) / 1e9
     let done = 0
-    for (; done < rounds && elapsed() < seconds; done++) {
+    for (; done < rounds && (done < fewest || elapsed() < seconds); done++) {
       const round = this.#generator.round()
       await this.#round(round)
       onRound?.(round.number)
@@ -249,6 +251,7 @@ class Campaign {
     const { dummy } = this.#options.world.ports
     const link = (await dummy.links()).find(({ name }) => name === device)
     await dummy[present ? 'bind' : 'unbind'](link!.index, [address])
+    this.#stack.addressesChanged()
   }
 
   async #tamper({ what, seed }: ChurnEvent & { kind: 'tamper' }): Promise<void> {

@@ -2,6 +2,7 @@ import { readFile } from 'node:fs/promises'
 import { openKernel, type Kernel } from '../../../src/open.ts'
 import { chooseVariant, IptablesTool, type Host } from '../../../src/iptables/restore.ts'
 import type { Family } from '../../../src/model/address.ts'
+import { listServers } from '../lab.ts'
 import type { World } from './campaign.ts'
 import type { Dump } from './plan.ts'
 import { Shells } from './shells.ts'
@@ -31,7 +32,7 @@ export class KernelWorld implements World {
 
   async dump(): Promise<Dump> {
     const [servers, sets, v4, v6, addresses] = await Promise.all([
-      this.#servers(),
+      listServers(() => this.#output('ipvsadm', '-Sn')),
       this.#output('ipset', 'save'),
       this.#output('iptables-save'),
       this.#output('ip6tables-save'),
@@ -51,17 +52,6 @@ export class KernelWorld implements World {
   close(): void {
     this.#kernel.close()
     this.#shells.close()
-  }
-
-  /** Until it is the same twice: servers of namespaces that are still going shift the kernel's listing. */
-  async #servers(): Promise<string> {
-    let last = ''
-    for (let i = 0; i < 20; i++) {
-      const next = await this.#output('ipvsadm', '-Sn')
-      if (i > 0 && next === last) return next
-      last = next
-    }
-    throw new Error(`ipvsadm -Sn: never the same twice: ${last}`)
   }
 
   async #output(command: string, ...args: string[]): Promise<string> {

@@ -12,6 +12,7 @@ try {
     seed: number('CHURN_SEED', 1),
     rounds: number('CHURN_ROUNDS', 60),
     seconds: number('CHURN_SECONDS', Number.POSITIVE_INFINITY),
+    fewest: number('CHURN_FEWEST', 0),
     world,
     syncPeriod: number('CHURN_SYNC_PERIOD', 1000),
     longestPause: number('CHURN_PAUSE', 150),

@@ -73,6 +73,11 @@ export class Stack {
     this.listener = dispatch(this.#proxiers, { service: () => {}, slice: () => {}, node: () => {} })
   }
 
+  /** As the daemon's address monitor tells of the node's own addresses. */
+  addressesChanged(): void {
+    for (const proxier of this.#proxiers.values()) proxier.addressesChanged()
+  }
+
   start(): void {
     const { signal } = this.#stop
     this.#running = Promise.all([...this.#proxiers.values()].map((proxier) => proxier.run(signal))).catch(

@@ -80,7 +80,7 @@ describe.concurrent('a fault of the API server leaves the kernel alone; afterwar
   test.each(faults.filter(({ lasts }) => isWhole || lasts < 60))('$name', async ({ name, inject, lasts, lift }) => {
     const cluster = await Cluster.start()
     try {
-      const before = cluster.state()
+      const before = await cluster.state()
       const halfOpen = name.startsWith('a half-open')
       const change = (): void => {
         cluster.tell({ delete: ['Service', 'default/web'] })
@@ -96,14 +96,14 @@ describe.concurrent('a fault of the API server leaves the kernel alone; afterwar
       if (!halfOpen) change()
       for (let waited = 0; waited < lasts; waited += 5) {
         await seconds(Math.min(5, lasts - waited))
-        expect(cluster.state()).toBe(before)
+        expect(await cluster.state()).toBe(before)
       }
       await lift(cluster)
       if (halfOpen) change()
       await eventually(
         'the kernel to converge',
-        () => {
-          const now = cluster.state()
+        async () => {
+          const now = await cluster.state()
           return now.includes('-a -t 10.96.1.2:80 -r 10.244.1.3:8080') && !now.includes('10.96.1.1')
         },
         90_000,

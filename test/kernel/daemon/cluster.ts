@@ -83,9 +83,9 @@ export class Cluster {
   }
 
   /** What the kernel has, as text. */
-  state(): string {
+  async state(): Promise<string> {
     return [
-      ...this.namespace.servers().split('\n').sort(),
+      ...(await this.namespace.servers()).split('\n').sort(),
       ...this.namespace
         .run('ipset', 'save')
         .split('\n')

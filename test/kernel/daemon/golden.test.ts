@@ -68,9 +68,9 @@ const deviations: Readonly<Record<string, { sets: string[] }>> = {
   '27-nodeportaddresses-lo': { sets: ['add KUBE-HEALTH-CHECK-NODE-PORT 32100'] },
 }
 
-function stateOf(namespace: Namespace): unknown {
+async function stateOf(namespace: Namespace): Promise<unknown> {
   return {
-    servers: normaliseIpvs(namespace.servers()),
+    servers: normaliseIpvs(await namespace.servers()),
     sysctls: sysctls(namespace.run('sysctl', ...sysctlNames)),
     sets: normaliseIpset(namespace.run('ipset', 'save')).toSorted(),
     rules: normaliseIptables(namespace.run('iptables-save')),
@@ -120,7 +120,7 @@ describe.concurrent('leaves the kernel as kube-proxy 1.36 does', () => {
             '--hostname-override=vm1',
           ])
           await daemon.synced()
-          expect(stateOf(namespace), name).toEqual(wanted)
+          expect(await stateOf(namespace), name).toEqual(wanted)
         }
         await expect.poll(() => stateOf(namespace), { timeout: 60_000, interval: 500, message: name }).toEqual(wanted)
       }

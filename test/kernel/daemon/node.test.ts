@@ -135,7 +135,10 @@ test('a service address that is the node’s own is told as an Event', async () 
   expect(event).toMatchObject({ type: 'Warning', regarding: { kind: 'Node', name: 'node1' } })
   cluster.tell({ delete: ['Service', 'default/clash'] })
   // The next tests look whether the kernel's state stays as it is.
-  await eventually('the Service to be gone', () => !/10\.96\.1\.5|192\.168\.60\.1,tcp:80/.test(cluster.state()))
+  await eventually(
+    'the Service to be gone',
+    async () => !/10\.96\.1\.5|192\.168\.60\.1,tcp:80/.test(await cluster.state()),
+  )
 })
 
 describe('the configuration file', () => {
@@ -152,7 +155,7 @@ describe('the configuration file', () => {
     },
   ])('$name: reported by log, metric and Event; what was in force stays', async ({ extra, says }) => {
     const seen = cluster.daemon.lines.length
-    const before = cluster.state()
+    const before = await cluster.state()
     const rejected = reasons().filter((reason) => reason === 'ConfigRejected').length
     await change(extra)
     const line = await cluster.daemon.said('The changed configuration is not put in force', {}, seen)
@@ -160,11 +163,11 @@ describe('the configuration file', () => {
     await eventually('the Event', () => reasons().filter((reason) => reason === 'ConfigRejected').length > rejected)
     const metrics = run('curl', '-s', 'http://127.0.0.1:10249/metrics')
     expect(metrics).toMatch(/^kube_ipvs_config_in_force 0$/m)
-    expect(cluster.state()).toBe(before)
+    expect(await cluster.state()).toBe(before)
   })
 
   test('a good one is put in force in the same process, and the kernel’s working state is not touched', async () => {
-    const before = cluster.state()
+    const before = await cluster.state()
     const seen = cluster.daemon.lines.length
     const monitor = cluster.namespace.spawn('ip', ['monitor', 'address', 'link'])
     const events: string[] = []
@@ -177,7 +180,7 @@ describe('the configuration file', () => {
     expect(run('iptables-save', '-t', 'nat')).toMatch(
       /-A KUBE-SERVICES -m comment [^\n]*KUBE-CLUSTER-IP dst,dst -j KUBE-MARK-MASQ/,
     )
-    expect(cluster.state()).toBe(before)
+    expect(await cluster.state()).toBe(before)
     expect(events.join('')).not.toContain('kube-ipvs0')
     const written = cluster.daemon.lines.slice(seen).filter(({ msg }) => msg === 'Kernel state written')
     expect(written.map(({ ipvs, ipset, dummy }) => [ipvs, ipset, dummy])).toEqual(
