@@ -94,7 +94,10 @@ export const commands: Readonly<Record<CommandName, CommandSpec>> = {
     argument: { name: 'TARGET', about: 'a Service, [NAMESPACE/]NAME[:PORT], or ADDRESS:PORT[/PROTOCOL]' },
     options: {
       output,
-      from: { about: 'where the packet comes from: NAMESPACE/POD, an IP address, "outside" (the default) or "node"' },
+      from: {
+        about:
+          'where the packet comes from: NAMESPACE/POD, an IP address or a pod’s two with a comma, IP@LINK, "outside" (the default) or "node"',
+      },
     },
   },
   trace: {
@@ -106,7 +109,7 @@ export const commands: Readonly<Record<CommandName, CommandSpec>> = {
       output,
       from: {
         about:
-          'packets of this source alone: NAMESPACE/POD, an IP address, IP@LINK, "outside" or "node"; where absent, of any',
+          'packets of this source alone: NAMESPACE/POD, an IP address or a pod’s two with a comma, IP@LINK, "outside" or "node"; where absent, of any',
       },
       for: {
         about: 'so long at most, 30s where absent',

@@ -226,8 +226,8 @@ async function resolveTarget(
   }
   if (fits.length > 1)
     findings.push(`Service ${service.key} has ${fits.length} such ports; this is ${port.port}/${port.protocol}`)
-  const source = canonicalAddress((request.from ?? '').split('@')[0]!)
-  const address = service.clusterIPs.find((one) => source === undefined || familyOf(one) === familyOf(source))
+  const families = addressesOf(request.from ?? '').map(familyOf)
+  const address = service.clusterIPs.find((one) => families.length === 0 || families.includes(familyOf(one)))
   if (address === undefined) throw wrong(`Service ${service.key} has no cluster IP of the source's family`, forms)
   return { target: { family: familyOf(address), protocol: port.protocol, address, port: port.port }, service }
 }
@@ -292,6 +292,12 @@ async function placeFacts(
   }
 }
 
+/** The addresses that a source is given by; none where it is given by a name. */
+function addressesOf(from: string): readonly string[] {
+  const addresses = from.split('@')[0]!.split(',').map(canonicalAddress)
+  return addresses.every((one) => one !== undefined) ? addresses : []
+}
+
 async function resolveOrigin(
   from: string,
   target: ServerId,
@@ -303,18 +309,15 @@ async function resolveOrigin(
   const { family } = target
   if (from === 'node') return { kind: 'node', address: '', inLink: '', isOnNode: true }
   const [host = '', link] = from.split('@')
-  let address = canonicalAddress(host)
-  if (from === 'outside') address = somewhere[family]
-  else if (address === undefined) {
-    const key = from.includes('/') ? from : `default/${from}`
-    const known = (await cluster?.podAddresses(key)) ?? []
-    address = known.find((one) => familyOf(one) === family)
-    if (address === undefined) {
-      throw wrong(`no address of ${family} is known of pod ${key}`, "give the pod's IP, outside or node")
-    }
+  const given = from === 'outside' ? [somewhere[family]] : addressesOf(from)
+  const key = host.includes('/') ? host : `default/${host}`
+  const known = given.length > 0 ? given : ((await cluster?.podAddresses(key)) ?? [])
+  const address = known.find((one) => familyOf(one) === family)
+  if (address === undefined) {
+    throw given.length > 0
+      ? wrong(`${from} is not of ${family}, as the target is`, 'give an address of its family')
+      : wrong(`no address of ${family} is known of pod ${key}`, "give the pod's IP, outside or node")
   }
-  if (familyOf(address) !== family)
-    throw wrong(`${from} is not of ${family}, as the target is`, 'give an address of its family')
   const route = await kernel.route({ destination: address, mark: 0, protocol: target.protocol, destinationPort: 0 })
   if (route.kind === 'local') return { kind: 'node', address, inLink: '', isOnNode: true }
   const isOnNode = places.isOnNode(address, route)

@@ -70,18 +70,26 @@ export function apiCluster(client: Pick<Client, 'get'>, nodeName: string, signal
     for await (const chunk of response.body) text += chunk.toString('utf8')
     if (response.status === 404) return undefined
     if (response.status !== 200) {
-      throw new ProxyError('API', `the API server answers ${response.status} to GET ${path}`, { object: path })
+      const advice = response.status === 403 ? { advice: 'the account of this command may not read that' } : {}
+      throw new ProxyError('API', `the API server answers ${response.status} to GET ${path}`, {
+        object: path,
+        ...advice,
+      })
     }
     return JSON.parse(text)
   }
+  /** The daemon's account may list, not get. */
+  const named = (path: string, name: string): Promise<readonly unknown[]> =>
+    items(`${path}?fieldSelector=${encodeURIComponent(`metadata.name=${name}`)}`)
   const items = async (path: string): Promise<readonly unknown[]> => {
     const list = await read(path)
     return isJson(list) && Array.isArray(list.items) ? list.items : []
   }
   return {
     service: async (key) => {
-      const [namespace = '', name = ''] = key.split('/').map(encodeURIComponent)
-      return translateService(await read(`/api/v1/namespaces/${namespace}/services/${name}`), ignore)
+      const [namespace = '', name = ''] = key.split('/')
+      const [found] = await named(`/api/v1/namespaces/${encodeURIComponent(namespace)}/services`, name)
+      return found === undefined ? undefined : translateService(found, ignore)
     },
     serviceAt: async (address, port, protocol) => {
       const found = await items(`/api/v1/services?fieldSelector=${encodeURIComponent(`spec.clusterIP=${address}`)}`)
@@ -102,7 +110,10 @@ export function apiCluster(client: Pick<Client, 'get'>, nodeName: string, signal
       const found = await items(`${path}?labelSelector=${selector}`)
       return found.flatMap((item) => translateEndpointSlice(item, nodeName, ignore) ?? [])
     },
-    node: async () => translateNode(await read(`/api/v1/nodes/${encodeURIComponent(nodeName)}`), ignore),
+    node: async () => {
+      const [found] = await named('/api/v1/nodes', nodeName)
+      return found === undefined ? undefined : translateNode(found, ignore)
+    },
     podAddresses: async (key) => {
       const [namespace = '', name = ''] = key.split('/').map(encodeURIComponent)
       const pod = await read(`/api/v1/namespaces/${namespace}/pods/${name}`)

@@ -17,6 +17,7 @@ import { WriteGuard } from '../reconcile/write-guard.ts'
 import type { Iptables } from './iptables.ts'
 import { buildRules, conditionalRoles, jumps, ownChains, parseDropRule, tables } from './rules.ts'
 import type { Chain, ChainSet, Drop, Jump, RuleSettings, Table } from './rules.ts'
+import { isOfIptablesMode } from './leftovers.ts'
 import { canonicalRule, parseSave, targetOf, writeRestore } from './text.ts'
 import type { SavedTable, TableInput } from './text.ts'
 
@@ -173,21 +174,24 @@ export class IptablesLayer implements Layer {
     try {
       const kernel = await this.#read()
       const goal = both(this.#inForce ?? nothing, this.#wish)
-      const set = this.#rules(goal)
-      const chains = set.chains.filter((chain) => !this.#stands(kernel, chain))
-      const applied = await this.#write(kernel, chains, set.jumps)
+      const { chains: all, jumps: wanted } = this.#rules(goal)
+      const chains = all.filter((chain) => !this.#isServing(kernel, chain))
+      const missing = chains.filter((chain) => !this.#stands(kernel, chain))
+      const applied = await this.#write(kernel, missing, wanted)
       this.#inForce = goal
-      this.#remember(set)
+      this.#remember({ chains, jumps: wanted })
       return { applied, refused: noOwners }
     } catch (error) {
       return this.#failed(error)
     }
   }
 
-  async remove(held: ReadonlySet<Owner>): Promise<Outcome> {
-    // What a held owner gave up still serves, and it is not known here which rules it needs.
-    if (held.size > 0 || this.#settled) return { applied: 0, refused: noOwners }
+  async remove(held: ReadonlySet<Owner>, failed: ReadonlySet<string> = new Set()): Promise<Outcome> {
+    if (this.#settled) return { applied: 0, refused: noOwners }
     try {
+      const taken = failed.size > 0 ? 0 : await this.#takeOver()
+      // What a held owner gave up still serves, and it is not known here which rules it needs.
+      if (held.size > 0) return { applied: taken, refused: noOwners }
       const kernel = await this.#read()
       const before = this.#inForce ?? nothing
       // Only what is both in force and wanted: growth is add's, for which this layer's foundations must stand.
@@ -200,11 +204,30 @@ export class IptablesLayer implements Layer {
       const applied = await this.#write(kernel, chains, [])
       this.#inForce = goal
       for (const chain of chains) this.#stoodChains.set(chainKey(chain), chain)
-      this.#settled = sameWish(goal, this.#wish)
-      return { applied, refused: noOwners }
+      this.#settled = failed.size === 0 && sameWish(goal, this.#wish)
+      return { applied: taken + applied, refused: noOwners }
     } catch (error) {
       return this.#failed(error)
     }
+  }
+
+  /**
+   * Whether a chain that both modes have is iptables mode's still: it leads to the chains of Services, which serve until
+   * virtual servers and addresses stand. Once it has been ours, such rules in it are drift like any other.
+   */
+  #isServing(kernel: Kernel, chain: Chain): boolean {
+    if (this.#stoodChains.has(chainKey(chain))) return false
+    const rules = kernel.get(chain.table)?.get(chain.name)?.rules ?? []
+    return rules.some((rule) => isOfIptablesMode(targetOf(rule)))
+  }
+
+  /** Puts our rules into chains that iptables mode serves by. All that serves instead has to stand. */
+  async #takeOver(): Promise<number> {
+    const kernel = await this.#read()
+    const chains = this.#rules(this.#inForce ?? nothing).chains.filter((chain) => this.#isServing(kernel, chain))
+    const applied = await this.#write(kernel, chains, [])
+    for (const chain of chains) this.#stoodChains.set(chainKey(chain), chain)
+    return applied
   }
 
   /**

@@ -10,6 +10,11 @@ type LeftoverTable = (typeof leftoverTables)[number]
 /** Chains that kube-proxy's iptables mode names after Services and endpoints, and the fixed ones that only it has. */
 const foreignChain = /^KUBE-(?:(?:SVC|SVL|EXT|SEP|FW|XLB)-[A-Z0-9]+|EXTERNAL-SERVICES|NODEPORTS|PROXY-CANARY)$/
 
+/** Whether a rule's target is a chain that kube-proxy's iptables mode alone has. */
+export function isOfIptablesMode(target: string | undefined): boolean {
+  return target !== undefined && foreignChain.test(target)
+}
+
 /** What another mode left in one table. */
 export interface TableLeftovers {
   readonly table: LeftoverTable

@@ -29,7 +29,7 @@ export async function applyOnce(
     if (turn.isOver) await turn.next()
     let outcome: Outcome
     try {
-      outcome = await layer[name](held)
+      outcome = await layer[name](held, broken)
     } catch (error) {
       outcome = { applied: 0, refused: new Map(), broken: asError(error) }
     }

@@ -44,6 +44,6 @@ export interface Layer {
   resync(thrifty?: boolean, judge?: Judge): Promise<readonly Drift[]>
   /** Makes what is wanted exist, leaving out entries whose every owner is held. */
   add(held: ReadonlySet<Owner>): Promise<Outcome>
-  /** Takes away what is ours and unwanted. Absent is success. */
-  remove(held: ReadonlySet<Owner>): Promise<Outcome>
+  /** Takes away what is ours and unwanted. Absent is success. `failed`: the layers that failed in this pass. */
+  remove(held: ReadonlySet<Owner>, failed?: ReadonlySet<string>): Promise<Outcome>
 }

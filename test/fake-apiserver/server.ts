@@ -244,10 +244,8 @@ export class FakeApiServer {
     const [, group = '', namespace, plural = '', name] = NAMESPACED.exec(url.pathname) ?? []
     const kind = PATHS[namespace === undefined ? url.pathname : `${group}${plural}`]
     if (kind === undefined || request.method !== 'GET') return refuse(404, 'the server could not find the resource')
-    if (name !== undefined) {
-      const found = this.#store.get(kind)!.get(`${namespace}/${name}`)
-      return found === undefined ? refuse(404, `${name} not found`) : answer(200, found.object)
-    }
+    // As manifests/base/rbac.yaml has it.
+    if (name !== undefined) return refuse(403, `cannot get resource ${plural.slice(1)}, ${name}`)
 
     const query = url.searchParams
     const field = query.get('fieldSelector') ?? ''

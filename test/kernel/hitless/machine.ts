@@ -36,6 +36,9 @@ const nearPod = '10.160.1.11'
 /** Enough that within the five minutes of a connection over UDP no port comes round. */
 const clients = ['10.0.2.9', '10.0.2.10', '10.0.2.11']
 
+/** Modes of kube-proxy; the state that others than IPVS leave is at hand for 06-nodeport-udp-sctp. */
+export type Mode = 'ipvs' | 'iptables' | 'nftables'
+
 export class Machine {
   readonly node = new Namespace('node')
   readonly #others = {
@@ -56,10 +59,10 @@ export class Machine {
   }
 
   /** Stands with the state that kube-proxy left in that case of test/golden, its objects and configuration at hand. */
-  static async withStateOf(golden: string, ports: readonly number[]): Promise<Machine> {
+  static async withStateOf(golden: string, ports: readonly number[], mode: Mode = 'ipvs'): Promise<Machine> {
     const machine = new Machine(golden)
     machine.#build()
-    machine.#restore()
+    machine.#restore(mode)
     machine.#folder = await temporaryFolder()
     await mkdir(machine.#objects)
     await cp(join(machine.#golden, 'objects.json'), join(machine.#objects, 'objects.json'))
@@ -157,12 +160,18 @@ export class Machine {
   }
 
   /** As kube-proxy left it; the sets' and rules' order is that of its own start. */
-  #restore(): void {
+  #restore(mode: Mode): void {
     const feed = (input: string, command: string, ...args: string[]): void => {
       execFileSync('ip', ['netns', 'exec', this.node.name, command, ...args], {
         input,
         stdio: ['pipe', 'ignore', 'pipe'],
       })
+    }
+    this.node.run('sysctl', '-qw', 'net.ipv4.ip_forward=1')
+    if (mode === 'nftables') return feed(this.#read('nftables-mode.txt'), 'nft', '-f', '-')
+    if (mode === 'iptables') {
+      // Its counters of packets would have to be made by a tool of their own.
+      return feed(this.#read('iptables-mode.txt').replaceAll(/ -m nfacct --nfacct-name +\S+/g, ''), 'iptables-restore')
     }
     this.node.ip('link add kube-ipvs0 type dummy')
     const addresses = [...this.#read('ip-addr-kube-ipvs0.txt').matchAll(/inet6? (\S+)/g)].map(([, address]) => address!)
@@ -178,7 +187,7 @@ export class Machine {
         .split('\n')
         .map((line) => line.split(' = ') as [string, string]),
     )
-    for (const name of ['net.ipv4.vs.conntrack', 'net.ipv4.vs.expire_nodest_conn', 'net.ipv4.ip_forward']) {
+    for (const name of ['net.ipv4.vs.conntrack', 'net.ipv4.vs.expire_nodest_conn']) {
       this.node.run('sysctl', '-qw', `${name}=${found.get(name)!}`)
     }
   }

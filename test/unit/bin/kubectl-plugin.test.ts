@@ -6,12 +6,13 @@ import { afterEach, beforeEach, describe, expect, test } from 'vitest'
 
 const plugin = resolve(import.meta.dirname, '../../../bin/kubectl-ipvs_proxy')
 
-/** A kubectl that writes its arguments down, one line a call, and answers as PODS and NODE say. */
+/** A kubectl that writes its arguments down, one line a call, and answers as PODS, NODE and ADDRESSES say. */
 const stub = `#!/bin/sh
 line=
 for word in "$@"; do line="$line[$word]"; done
 printf '%s\\n' "$line" >> "$CALLS"
 case $line in
+  *'[get][pod]'*podIPs*) printf '%s' "$ADDRESSES"; exit "\${GET_POD:-0}" ;;
   *'[get][pod]'*) printf '%s' "$NODE"; exit "\${GET_POD:-0}" ;;
   *'[get][pods]'*) [ -z "$PODS" ] || printf '%s\\n' $PODS ;;
   *'[exec]'*) echo ran; exit "\${EXEC:-0}" ;;
@@ -35,7 +36,14 @@ function run(args: readonly string[], env: Record<string, string> = {}) {
   writeFileSync(calls, '')
   const { status, stdout, stderr } = spawnSync('sh', [plugin, ...args], {
     encoding: 'utf8',
-    env: { PATH: `${folder}:${process.env.PATH}`, CALLS: calls, PODS: 'kube-proxy-abcde', NODE: 'node2', ...env },
+    env: {
+      PATH: `${folder}:${process.env.PATH}`,
+      CALLS: calls,
+      PODS: 'kube-proxy-abcde',
+      NODE: 'node2',
+      ADDRESSES: '10.244.1.2 fd44:1::2',
+      ...env,
+    },
   })
   return { status, stdout, stderr, calls: readFileSync(calls, 'utf8').trimEnd().split('\n').filter(Boolean) }
 }
@@ -43,6 +51,8 @@ function run(args: readonly string[], env: Record<string, string> = {}) {
 const list = (field: string, namespace = 'kube-system'): string =>
   `[get][pods][--namespace][${namespace}][--selector][k8s-app=kube-proxy][--field-selector][${field}status.phase=Running]` +
   '[--output][jsonpath={range .items[*]}{.metadata.name}{"\\n"}{end}]'
+const addresses = (namespace: string, pod: string): string =>
+  `[get][pod][--namespace][${namespace}][${pod}][--output][jsonpath={.status.podIPs[*].ip}]`
 const exec = (words: string, namespace = 'kube-system'): string =>
   `[exec][--namespace][${namespace}][kube-proxy-abcde][--container][kube-proxy][--][/opt/kube-ipvs-proxy/bin/kube-ipvs-proxy]${words}`
 
@@ -62,9 +72,22 @@ describe('finds the pod and runs the command there, word by word', () => {
       calls: [
         '[get][pod][--namespace][shop][cart-0][--output][jsonpath={.spec.nodeName}]',
         list('spec.nodeName=node2,'),
-        exec('[explain][shop/web][--from][shop/cart-0]'),
+        addresses('shop', 'cart-0'),
+        exec('[explain][shop/web][--from][10.244.1.2,fd44:1::2]'),
       ],
     },
+    {
+      args: ['--node=node1', 'trace', '--from=cart-0@eth0', 'shop/web', '--for', '5s'],
+      calls: [
+        list('spec.nodeName=node1,'),
+        addresses('default', 'cart-0'),
+        exec('[trace][--from=10.244.1.2,fd44:1::2@eth0][shop/web][--for][5s]'),
+      ],
+    },
+    ...['outside', 'node', '10.244.1.9', '10.244.1.9@eth0', 'fd44:1::9'].map((source) => ({
+      args: ['--node=node1', 'explain', 'shop/web', '--from', source],
+      calls: [list('spec.nodeName=node1,'), exec(`[explain][shop/web][--from][${source}]`)],
+    })),
     {
       args: ['--from-pod=cart-0', 'doctor'],
       calls: [
@@ -105,6 +128,8 @@ describe('says what is wrong', () => {
     { args: ['--node', 'a', 'diff'], env: { PODS: '' }, says: /no running pod .* on node a/, calls: 1 },
     { args: ['diff'], env: { PODS: 'a b' }, says: /2 pods .* --node/, calls: 1 },
     { args: ['--from-pod', 'x', 'diff'], env: { NODE: '' }, says: /pod default\/x is on no node/, calls: 1 },
+    { args: ['explain', 'web', '--from', 'x'], env: { GET_POD: '1' }, says: /pod default\/x cannot be read/, calls: 2 },
+    { args: ['explain', 'web', '--from=x'], env: { ADDRESSES: '' }, says: /pod default\/x has no address/, calls: 2 },
     { args: ['--from-pod', 'x', 'diff'], env: { GET_POD: '1' }, says: /pod default\/x cannot be read/, calls: 1 },
   ])('$args', ({ args, env, says, calls }) => {
     const result = run(args, env)

@@ -436,9 +436,10 @@ test.each<[name: string, endpoints: ReturnType<typeof endpoint>[], isLocal: bool
 test('of the API server one Service, its slices and the Node are asked', async () => {
   const asked: string[] = []
   const objects: Readonly<Record<string, unknown>> = {
-    '/api/v1/namespaces/default/services/web': {
-      metadata: { name: 'web', namespace: 'default' },
-      spec: { clusterIP: '10.96.0.10', ports: [{ port: 80 }] },
+    '/api/v1/namespaces/default/services?fieldSelector=metadata.name%3Dweb': {
+      items: [
+        { metadata: { name: 'web', namespace: 'default' }, spec: { clusterIP: '10.96.0.10', ports: [{ port: 80 }] } },
+      ],
     },
     '/api/v1/services?resourceVersion=0': {
       items: [
@@ -484,11 +485,11 @@ test('of the API server one Service, its slices and the Node are asked', async (
   expect(await cluster.node()).toBeUndefined()
   expect(await cluster.serviceAt('10.96.0.10', 80, 'TCP')).toBeUndefined()
   expect(asked).toEqual([
-    '/api/v1/namespaces/default/services/web',
-    '/api/v1/namespaces/default/services/none',
+    '/api/v1/namespaces/default/services?fieldSelector=metadata.name%3Dweb',
+    '/api/v1/namespaces/default/services?fieldSelector=metadata.name%3Dnone',
     '/api/v1/namespaces/default/pods/a1',
     '/apis/discovery.k8s.io/v1/namespaces/default/endpointslices?labelSelector=kubernetes.io%2Fservice-name%3Dweb',
-    '/api/v1/nodes/node1',
+    '/api/v1/nodes?fieldSelector=metadata.name%3Dnode1',
     '/api/v1/services?fieldSelector=spec.clusterIP%3D10.96.0.10',
     '/api/v1/services?resourceVersion=0',
   ])

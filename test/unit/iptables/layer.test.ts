@@ -85,6 +85,61 @@ describe('iptables layer', () => {
     expect(iptables.rules('filter', 'KUBE-IPVS-OUT-FILTER')).toEqual([])
   })
 
+  describe('taking over from iptables mode', () => {
+    const failed = new Set(['dummy'])
+    const leads = (iptables: FakeIptables) =>
+      iptables.rules('nat', 'KUBE-SERVICES').filter((rule) => / KUBE-SVC-/.test(rule)).length
+
+    async function beside() {
+      const iptables = new FakeIptables({ sets: () => sets })
+      const left = parseSave(goldenFile('06-nodeport-udp-sctp', 'iptables-mode.txt'))
+      for (const table of tables) iptables.tables.set(table, left.get(table)!)
+      const one = setUp(iptables)
+      one.layer.want(new Set(['clusterIP']), [], pods('IPv4'))
+      await one.layer.resync()
+      return { ...one, served: leads(iptables) }
+    }
+
+    test('its rules serve until all else stands, then ours take their place in one restore', async () => {
+      const { layer, iptables, served } = await beside()
+      expect(served).toBeGreaterThan(0)
+      await layer.add()
+      expect(leads(iptables)).toBe(served)
+      expect(masquerade(iptables)).toEqual([])
+      expect(iptables.rules('filter', 'KUBE-IPVS-FILTER').length).toBeGreaterThan(0)
+      expect(await layer.resync()).toEqual([])
+      expect(await layer.remove(none)).toMatchObject({ applied: 1 })
+      expect(leads(iptables)).toBe(0)
+      expect(masquerade(iptables)).toHaveLength(2)
+      expect(iptables.restores.at(-1)).toMatch(/^\*nat\n:KUBE-SERVICES - \[0:0\]\n(-A KUBE-SERVICES .*\n)+COMMIT\n$/)
+      expect(await layer.resync()).toEqual([])
+      expect(await layer.add()).toMatchObject({ applied: 0 })
+    })
+
+    test.each([
+      { name: 'while a layer has failed', held: none, fails: failed, taken: 0 },
+      { name: 'not for an entry that the kernel refuses', held: new Set(['default/x:http']), fails: none, taken: 1 },
+    ])('they go on serving $name', async ({ held, fails, taken }) => {
+      const { layer, iptables, served } = await beside()
+      await layer.add()
+      expect(await layer.remove(held, fails)).toMatchObject({ applied: taken })
+      expect(leads(iptables)).toBe(taken === 1 ? 0 : served)
+      await layer.add()
+      expect(await layer.remove(none)).toMatchObject({ applied: 1 - taken })
+      expect(leads(iptables)).toBe(0)
+    })
+
+    test('where they come back into the chain that has been ours, that is drift', async () => {
+      const { layer, iptables } = await beside()
+      await layer.add()
+      await layer.remove(none)
+      iptables.rules('nat', 'KUBE-SERVICES').push('-d 10.96.0.9/32 -j KUBE-SVC-2MBSHUE5GJKPO227')
+      expect((await layer.resync()).map(({ object }) => object)).toEqual(['chain KUBE-SERVICES of table nat'])
+      expect(await layer.add()).toMatchObject({ applied: 1 })
+      expect(leads(iptables)).toBe(0)
+    })
+  })
+
   test('rules come with add and go with remove, touching only their chains', async () => {
     const { layer, iptables, pass } = setUp()
     await pass(['clusterIP'])
