@@ -15,9 +15,9 @@ import {
 } from '../reconcile/layer.ts'
 import { WriteGuard } from '../reconcile/write-guard.ts'
 import type { Iptables } from './iptables.ts'
+import { isOfIptablesMode } from './leftovers.ts'
 import { buildRules, conditionalRoles, jumps, ownChains, parseDropRule, tables } from './rules.ts'
 import type { Chain, ChainSet, Drop, Jump, RuleSettings, Table } from './rules.ts'
-import { isOfIptablesMode } from './leftovers.ts'
 import { canonicalRule, parseSave, targetOf, writeRestore } from './text.ts'
 import type { SavedTable, TableInput } from './text.ts'
 
