@@ -518,7 +518,7 @@ test.each<[name: string, target: string, from: string | undefined]>([
 // One row for each origin, protocol and family.
 const paths = (['IPv4', 'IPv6'] as const).flatMap((family) =>
   (['TCP', 'UDP', 'SCTP'] as const).flatMap((protocol) =>
-    ['pod', 'outside', 'node'].map((from) => ({ family, protocol, from })),
+    ['pod', 'a pod’s addresses', 'outside', 'node'].map((from) => ({ family, protocol, from })),
   ),
 )
 
@@ -533,10 +533,14 @@ test.each(paths)('$protocol over $family from $from', async ({ family, protocol,
     family,
   }
   const target = `${six ? '[fd96::a]' : '10.96.0.10'}:80/${protocol}`
-  const request = { target, from: from === 'pod' ? (six ? 'fd44:1::9' : '10.244.1.9') : from }
+  const addresses: Readonly<Record<string, string>> = {
+    pod: six ? 'fd44:1::9' : '10.244.1.9',
+    'a pod’s addresses': '10.244.1.9,fd44:1::9',
+  }
+  const request = { target, from: addresses[from] ?? from }
   const { verdict, ways } = await explainOn(inSync(given), given, request)
   expect(verdict).toMatchObject({ code: 'served', answer: 'answered', isCertain: true })
-  const seen = from === 'pod' ? request.from : six ? 'fd60::1' : '192.168.60.1'
+  const seen = from in addresses ? addresses.pod : six ? 'fd60::1' : '192.168.60.1'
   expect(ways[0]!.balanced!.results[0]!.ways[0]!.end!.seen).toBe(seen)
   if (six && from === 'outside') {
     const off = withSysctl(inSync(given), 'net/ipv6/conf/all/forwarding', '0')
