@@ -113,7 +113,10 @@ test.for(whole ? states : states.slice(0, 1))(
   },
 )
 
-test.for<Mode>(['iptables', 'nftables'])('no connection fails when it takes over from %s mode', async (mode) => {
+// What nftables mode leaves works on beside ours until it is removed; iptables mode has a chain that both need.
+const otherModes: readonly Mode[] = whole ? ['iptables', 'nftables'] : ['iptables']
+
+test.for(otherModes)('no connection fails when it takes over from %s mode', async (mode) => {
   const [, golden, ports, targets] = states[0]!
   machine = await Machine.withStateOf(golden, ports, mode)
   await underLoad(`${mode} mode`, targets, async (under) => {
