@@ -1,6 +1,7 @@
 import { traceTablePrefix } from '../explain/foreign-chains.ts'
 import type { Protocol } from '../model/address.ts'
 import type { ServerId } from '../model/virtual-server.ts'
+import type { EchoTarget } from './echo.ts'
 
 /** Which packets are followed. */
 export interface Marking {
@@ -89,9 +90,9 @@ const answersOpening: Readonly<Record<Protocol, string>> = {
 
 /**
  * The commands that mark. The order within a rule matters: what exceeds the rate is not followed, and where the set of flows
- * is full no further one gets in. An answer is known by its flow: connection tracking has the addresses that were asked.
+ * is full no further one gets in. An answer is known by its flow: connection tracking has the addresses that were asked. `echo`: datagrams of our own are followed, too.
  */
-export function markCommands(marking: Marking, name: string): string[] {
+export function markCommands(marking: Marking, name: string, echo?: EchoTarget): string[] {
   const { target, source, inLinks, packets } = marking
   const table = tableOf(marking, name)
   const ip = nftFamilies[target.family]
@@ -114,5 +115,10 @@ export function markCommands(marking: Marking, name: string): string[] {
     ]),
     ...(marking.comesIn ? [`add rule ${table} prerouting_first${links} ${ofTarget} ${request}`] : []),
     ...(marking.isSent ? [`add rule ${table} output_first ${ofTarget} ${request}`] : []),
+    ...(echo === undefined
+      ? []
+      : [
+          `add rule ${table} output_first ${ip} saddr ${echo.address} ${ip} daddr ${echo.address} udp dport ${echo.port} ${follow}`,
+        ]),
   ]
 }

@@ -3,6 +3,7 @@ import type { Readable, Writable } from 'node:stream'
 import { traceTablePrefix } from '../explain/foreign-chains.ts'
 import { ProxyError } from '../lib/errors.ts'
 import { isMissingCommand, runCommand, type RunCommand } from '../lib/process.ts'
+import type { EchoTarget } from './echo.ts'
 import { helperEnd, startHelper } from './helper.ts'
 import { markCommands, tableCommands, tableName, tableOf, type Marking } from './marking.ts'
 
@@ -61,8 +62,8 @@ export class TraceTable {
   }
 
   /** From now on packets are marked. */
-  async mark(): Promise<void> {
-    await this.#do(markCommands(this.#marking, this.name))
+  async mark(echo?: EchoTarget): Promise<void> {
+    await this.#do(markCommands(this.#marking, this.name, echo))
   }
 
   /** Takes it away. */

@@ -7,6 +7,7 @@ import { parseConnection, procLines, type IpvsConnection } from '../ipvs/connect
 import { describeError } from '../lib/errors.ts'
 import { Connection } from '../netlink/connection.ts'
 import { protocols } from '../netlink/header.ts'
+import { Echo } from './echo.ts'
 import { parseLegacyLine, type TraceEvent } from './events.ts'
 import { Flows, type Flow } from './flows.ts'
 import { tell, type Story } from './journey.ts'
@@ -66,11 +67,8 @@ const mostKernelLines = 500
 /** Milliseconds between looks at whether all is seen. */
 const interval = 200
 
-/**
- * The events have ended when none has come for so many intervals; others' packets may go on, so there is a most. The kernel's
- * log is read at once, while nft may take a second over what it says of the same packet.
- */
-const quietIntervals = { alone: 3, besideLog: 10 } as const
+/** The last packets have gone their way when no event has come for so many intervals; others' may go on, so there is a most. */
+const quietIntervals = 3
 const lastIntervals = 20
 
 /**
@@ -151,8 +149,10 @@ async function gather(
   let monitor: Monitor | undefined
   let log: KernelLog | undefined
   let switches: KernelSwitches | undefined
+  let echo: Echo | undefined
   let took = 0
   const take = (event: TraceEvent): void => {
+    if (echo?.take(event) === true) return
     events++
     flows?.take(event)
     if (event.kind !== 'rule' || event.handle === undefined) return
@@ -176,7 +176,8 @@ async function gather(
       if (switches.on.length > 0 && kernelDebug) findings.push(`for the time of the trace: ${switches.on.join('; ')}`)
     }
     monitor = await openMonitor(take)
-    await table.mark()
+    echo = await openEcho(target, findings)
+    await table.mark(echo?.target)
     const began = performance.now()
     started(target)
     const isDone = (): boolean => {
@@ -189,11 +190,9 @@ async function gather(
         packets === 'opening' && list.length >= count && list.every((flow) => isOver(flow, book!, target, table.name))
       )
     }
-    // What belongs to the last packets may be on its way yet: the log is read in turns, and nft tells of events with a delay.
     const untilQuiet = async (): Promise<void> => {
-      const enough = log === undefined ? quietIntervals.alone : quietIntervals.besideLog
       let quiet = 0
-      for (let i = 0; i < lastIntervals && quiet < enough; i++) {
+      for (let i = 0; i < lastIntervals && quiet < quietIntervals; i++) {
         if (signal.aborted || performance.now() - began >= limit) return
         const before = events
         await sleep(interval, signal)
@@ -201,17 +200,26 @@ async function gather(
         quiet = events === before ? quiet + 1 : 0
       }
     }
+    // The log is read at once, while nft may be seconds behind; both have to have told of the same packets.
+    const untilTold = async (): Promise<void> => {
+      const trouble = (await echo?.caughtUp()) ?? ''
+      if (trouble !== '') findings.push(trouble)
+      log?.poll()
+    }
     while (!signal.aborted && performance.now() - began < limit) {
       await sleep(Math.min(interval, limit), signal)
       log?.poll()
       if (!isDone()) continue
+      await untilTold()
       await untilQuiet()
       break
     }
+    await untilTold()
     took = Math.round(performance.now() - began)
   } finally {
     await table.remove()
     await monitor?.close()
+    echo?.close()
     const trouble = (await switches?.restore()) ?? ''
     if (trouble !== '') findings.push(`not put back: ${trouble}`)
     log?.close()
@@ -239,6 +247,15 @@ function openLog(take: (event: TraceEvent) => void, lines: string[], findings: s
     })
   } catch (error) {
     findings.push(`the kernel log cannot be read: ${describeError(error)}: rules of legacy iptables are not told of`)
+    return undefined
+  }
+}
+
+async function openEcho({ family }: ServerId, findings: string[]): Promise<Echo | undefined> {
+  try {
+    return await Echo.open(family)
+  } catch (error) {
+    findings.push(`where nft is behind, the last events are missing: no loopback to tell by: ${describeError(error)}`)
     return undefined
   }
 }

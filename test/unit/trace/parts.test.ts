@@ -49,6 +49,16 @@ describe('what is marked', () => {
     expect(requests(marking(change))).toEqual(commands)
   })
 
+  test('datagrams of our own to ourselves are, too, where they begin', () => {
+    expect(markCommands(four, 't', { address: '127.0.0.1', port: 4711 }).at(-1)).toBe(
+      'add rule ip t output_first ip saddr 127.0.0.1 ip daddr 127.0.0.1 udp dport 4711 meta nftrace set 1',
+    )
+    const six = marking({ target: { ...four.target, family: 'IPv6', address: 'fd96::1' } })
+    expect(markCommands(six, 't', { address: '::1', port: 4711 }).at(-1)).toBe(
+      'add rule ip6 t output_first ip6 saddr ::1 ip6 daddr ::1 udp dport 4711 meta nftrace set 1',
+    )
+  })
+
   test('answers are those of flows that are followed, at both places where they begin', () => {
     const answers = markCommands(four, 't').filter((text) => text.includes('@flows') && text.includes('_tracked'))
     expect(answers).toHaveLength(2)
