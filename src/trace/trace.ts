@@ -143,6 +143,8 @@ async function gather(
 ): Promise<Gathered> {
   const kernelLines: string[] = []
   const unknown = new Set<TraceEvent>()
+  /** Of the kernel's log, until nft has told what it has of the same packets: the log is read at once, nft may be behind. */
+  const held: TraceEvent[] = []
   let events = 0
   let flows: Flows | undefined
   let book: RuleBook | undefined
@@ -171,7 +173,10 @@ async function gather(
     const hasLegacy = kernel.ruleSets.some(({ variant }) => variant === 'legacy')
     if (hasLegacy || kernelDebug) {
       const legacy = hasLegacy ? target.family : undefined
-      log = openLog(take, kernelDebug ? kernelLines : [], findings)
+      const hold = (event: TraceEvent): void => {
+        if (echo?.take(event) !== true) held.push(event)
+      }
+      log = openLog(hold, kernelDebug ? kernelLines : [], findings)
       switches = await KernelSwitches.turnOn({ debug: kernelDebug, legacy }, findings)
       if (switches.on.length > 0 && kernelDebug) findings.push(`for the time of the trace: ${switches.on.join('; ')}`)
     }
@@ -190,25 +195,29 @@ async function gather(
         packets === 'opening' && list.length >= count && list.every((flow) => isOver(flow, book!, target, table.name))
       )
     }
+    const untilTold = async (): Promise<void> => {
+      log?.poll()
+      const lines = held.splice(0)
+      const trouble = (await echo?.caughtUp()) ?? ''
+      if (trouble !== '') findings.push(trouble)
+      for (const event of lines) take(event)
+    }
+    const nextLook = async (): Promise<void> => {
+      await sleep(Math.min(interval, limit), signal)
+      log?.poll()
+      if (held.length > 0) await untilTold()
+    }
     const untilQuiet = async (): Promise<void> => {
       let quiet = 0
       for (let i = 0; i < lastIntervals && quiet < quietIntervals; i++) {
         if (signal.aborted || performance.now() - began >= limit) return
         const before = events
-        await sleep(interval, signal)
-        log?.poll()
+        await nextLook()
         quiet = events === before ? quiet + 1 : 0
       }
     }
-    // The log is read at once, while nft may be seconds behind; both have to have told of the same packets.
-    const untilTold = async (): Promise<void> => {
-      const trouble = (await echo?.caughtUp()) ?? ''
-      if (trouble !== '') findings.push(trouble)
-      log?.poll()
-    }
     while (!signal.aborted && performance.now() - began < limit) {
-      await sleep(Math.min(interval, limit), signal)
-      log?.poll()
+      await nextLook()
       if (!isDone()) continue
       await untilTold()
       await untilQuiet()
