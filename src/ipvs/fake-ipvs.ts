@@ -4,6 +4,7 @@ import { errno } from '../netlink/errno.ts'
 import {
   destinationKey,
   differences,
+  makeByChanges,
   serverFlags,
   serverKey,
   standingOf,
@@ -16,6 +17,7 @@ import {
   type IpvsTimeouts,
   type IpvsTraffic,
   type KnownServer,
+  type Made,
   type ObservedDestination,
   type ObservedServer,
   type ServerCounters,
@@ -65,6 +67,10 @@ export class FakeIpvs implements Ipvs, IpvsTraffic {
       const result = this.#change(change)
       return result === 0 ? undefined : changeError(change, result)
     })
+  }
+
+  async make(servers: readonly KnownServer[]): Promise<readonly Made[]> {
+    return makeByChanges(this, servers)
   }
 
   async listServers(): Promise<readonly VirtualServer[]> {

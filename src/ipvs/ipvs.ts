@@ -54,6 +54,34 @@ export type IpvsChange =
   | { readonly kind: 'newDestination' | 'setDestination'; readonly server: ServerId; readonly destination: Destination }
   | { readonly kind: 'deleteDestination'; readonly server: ServerId; readonly destination: DestinationId }
 
+/** How a virtual server was made: undefined where all of it was, else an answer for each of `changesOf` it. */
+export type Made = readonly (KernelError | undefined)[] | undefined
+
+/** The changes that make a virtual server with its destinations. */
+export function changesOf({ server, destinations }: KnownServer): IpvsChange[] {
+  const changes: IpvsChange[] = [{ kind: 'newServer', server }]
+  for (const destination of destinations) changes.push({ kind: 'newDestination', server, destination })
+  return changes
+}
+
+/** `Ipvs.make` by single changes. */
+export async function makeByChanges(ipvs: Pick<Ipvs, 'apply'>, servers: readonly KnownServer[]): Promise<Made[]> {
+  const changes = servers.map(changesOf)
+  return answersOf(changes, await ipvs.apply(changes.flat()))
+}
+
+/** Answers to all changes of virtual servers that were to be made, by server. */
+export function answersOf(
+  changes: readonly (readonly IpvsChange[])[],
+  answers: readonly (KernelError | undefined)[],
+): Made[] {
+  let next = 0
+  return changes.map(({ length }) => {
+    const own = answers.slice(next, (next += length))
+    return own.every((answer) => answer === undefined) ? undefined : own
+  })
+}
+
 /** Seconds; 0 means "keep" when setting. */
 export interface IpvsTimeouts {
   readonly tcp: number
@@ -65,6 +93,8 @@ export interface IpvsTimeouts {
 export interface Ipvs {
   /** One answer per change, same order: undefined where the kernel did it. Throws only when the socket itself failed. */
   apply(changes: readonly IpvsChange[]): Promise<readonly (KernelError | undefined)[]>
+  /** Makes virtual servers with their destinations, many of them at little cost; one answer each, same order. */
+  make(servers: readonly KnownServer[]): Promise<readonly Made[]>
   /** All virtual servers of the namespace, both families; firewall-mark services are left out. */
   listServers(): Promise<readonly VirtualServer[]>
   /** A missing server has no destinations. */

@@ -7,6 +7,7 @@ import { errno, kernelError } from '../netlink/errno.ts'
 import { resolveFamily } from '../netlink/generic.ts'
 import { protocols } from '../netlink/header.ts'
 import {
+  changesOf,
   differences,
   serverKey,
   standingOf,
@@ -17,6 +18,7 @@ import {
   type IpvsTimeouts,
   type IpvsTraffic,
   type KnownServer,
+  type Made,
   type ObservedDestination,
   type ObservedServer,
   type ServerId,
@@ -38,6 +40,7 @@ import {
   getTimeoutsMessage,
   listDestinationsMessage,
   listServersMessage,
+  makeMessages,
   setTimeoutsMessage,
 } from './messages.ts'
 import { StandingVisitor, wordsText, type ProcDestination, type ProcVisitor } from './proc.ts'
@@ -127,6 +130,10 @@ export class KernelIpvs implements Ipvs, IpvsTraffic {
     return this.#queue.run(() => this.#apply(changes))
   }
 
+  make(servers: readonly KnownServer[]): Promise<readonly Made[]> {
+    return this.#queue.run(() => this.#make(servers))
+  }
+
   listServers(): Promise<readonly VirtualServer[]> {
     return this.#queue.run(() => this.#listServers())
   }
@@ -172,6 +179,22 @@ export class KernelIpvs implements Ipvs, IpvsTraffic {
       }
     }
     return answers
+  }
+
+  async #make(servers: readonly KnownServer[]): Promise<readonly Made[]> {
+    let family = await this.#family()
+    let results = await this.#connection.batch(makeMessages(family, servers))
+    if (results.includes(errno.ENOENT) && (await this.#isLoadedAnew(family))) {
+      family = await this.#family()
+      results = await this.#connection.batch(makeMessages(family, servers))
+    }
+    let next = 0
+    return servers.map((one) => {
+      const own = results.slice(next, (next += 1 + one.destinations.length))
+      if (own[0] === 0) this.#serverCount++
+      if (own.every((result) => result === 0)) return undefined
+      return changesOf(one).map((change, i) => (own[i] === 0 ? undefined : changeError(change, own[i]!)))
+    })
   }
 
   async #listServers(): Promise<readonly VirtualServer[]> {

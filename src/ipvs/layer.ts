@@ -15,6 +15,7 @@ import {
   type Owner,
 } from '../reconcile/layer.ts'
 import {
+  changesOf,
   destinationKey,
   observedDestinations,
   sameServer,
@@ -29,8 +30,8 @@ import {
 } from './ipvs.ts'
 import { ServerMap } from './server-map.ts'
 
-/** So many changes are made up before they are written: 100,000 of them are never there at once. */
-const changesPerWrite = 512
+/** So many messages are made up before they are written: other work has its turn between them. */
+const messagesPerWrite = 1024
 
 export interface IpvsLayerOptions {
   readonly family: Family
@@ -222,38 +223,42 @@ export class IpvsLayer implements Layer {
     const turn = new Turn()
     let changes: IpvsChange[] = []
     let touched: string[] = []
-    /** Those that are made with all that they need. */
-    let made = new Map<string, KnownServer>()
+    /** Those that do not stand at all. */
+    let missing = new Map<string, KnownServer>()
+    let messages = 0
     const write = async (): Promise<void> => {
-      const { applied, refused } = await this.#apply(changes, made)
-      total.applied += applied
-      for (const [owner, error] of refused) if (!total.refused.has(owner)) total.refused.set(owner, error)
+      for (const { applied, refused } of [await this.#apply(changes), await this.#make(missing)]) {
+        total.applied += applied
+        for (const [owner, error] of refused) if (!total.refused.has(owner)) total.refused.set(owner, error)
+      }
       // What stands as wanted need not be looked at again.
       for (const key of touched) this.#forgetIfSettled(key)
       changes = []
       touched = []
-      made = new Map()
+      missing = new Map()
+      messages = 0
     }
     for (const key of this.#pending) {
       if (turn.isOver) await turn.next()
       const wanted = this.#desired.get(key)
       if (wanted === undefined || isHeld(this.#options.ownersOf(key), held)) continue
       const now = this.#present.get(key)
-      if (now === undefined) made.set(key, wanted)
-      this.#compare(wanted, now, changes)
+      if (now === undefined) {
+        missing.set(key, wanted)
+        messages += 1 + wanted.destinations.length
+      } else this.#compare(wanted, now, changes)
       touched.push(key)
-      if (changes.length >= changesPerWrite) await write()
+      if (messages + changes.length >= messagesPerWrite) await write()
     }
     await write()
     return total
   }
 
   /** Adds what a virtual server lacks. */
-  #compare({ server, destinations }: KnownServer, now: PresentServer | undefined, changes: IpvsChange[]): void {
-    if (now === undefined) changes.push({ kind: 'newServer', server })
-    else if (!sameServer(now.server, server)) changes.push({ kind: 'setServer', server })
-    if (now?.destinations.equals(destinations)) return
-    const [wanted, present] = sameWidth(destinations, now?.destinations ?? DestinationList.empty)
+  #compare({ server, destinations }: KnownServer, now: PresentServer, changes: IpvsChange[]): void {
+    if (!sameServer(now.server, server)) changes.push({ kind: 'setServer', server })
+    if (now.destinations.equals(destinations)) return
+    const [wanted, present] = sameWidth(destinations, now.destinations)
     const there = new Map(present.weights())
     for (const [id, weight] of wanted.weights()) {
       const standing = there.get(id)
@@ -368,15 +373,47 @@ export class IpvsLayer implements Layer {
     return true
   }
 
-  async #apply(changes: readonly IpvsChange[], made: ReadonlyMap<string, KnownServer> = new Map()): Promise<Outcome> {
+  async #apply(changes: readonly IpvsChange[]): Promise<Outcome> {
     if (changes.length === 0) return { applied: 0, refused: new Map() }
     const keys = keysOf(changes)
+    return this.#whileWriting(keys, async () => this.#record(changes, keys, await this.#options.ipvs.apply(changes)))
+  }
+
+  /** Makes virtual servers, by key, with all that they need. */
+  async #make(missing: ReadonlyMap<string, KnownServer>): Promise<Outcome> {
+    if (missing.size === 0) return { applied: 0, refused: new Map() }
+    const { ipvs, log } = this.#options
+    return this.#whileWriting([...missing.keys()], async () => {
+      const answers = await ipvs.make([...missing.values()])
+      let applied = 0
+      const changes: IpvsChange[] = []
+      const errors: (KernelError | undefined)[] = []
+      let next = 0
+      for (const [key, one] of missing) {
+        const answer = answers[next++]
+        if (answer !== undefined) {
+          changes.push(...changesOf(one))
+          errors.push(...answer)
+          continue
+        }
+        this.#present.set(key, { ...one, elsewhere: false })
+        this.#drainingSince.delete(key)
+        applied += 1 + one.destinations.length
+        if (log.isOn(3)) for (const change of changesOf(one)) this.#tell(key, change)
+      }
+      const rest = this.#record(changes, keysOf(changes), errors)
+      return { applied: applied + rest.applied, refused: rest.refused }
+    })
+  }
+
+  /** A look at the kernel meanwhile may have them or not. */
+  async #whileWriting(keys: readonly string[], write: () => Promise<Outcome>): Promise<Outcome> {
     for (const key of keys) {
       this.#writing.add(key)
       this.#touched?.add(key)
     }
     try {
-      return this.#record(changes, keys, await this.#options.ipvs.apply(changes), made)
+      return await write()
     } finally {
       for (const key of keys) this.#writing.delete(key)
     }
@@ -386,9 +423,7 @@ export class IpvsLayer implements Layer {
     changes: readonly IpvsChange[],
     keys: readonly string[],
     answers: readonly (KernelError | undefined)[],
-    made: ReadonlyMap<string, KnownServer>,
   ): Outcome {
-    const failed = new Set(keys.filter((_key, i) => answers[i] !== undefined))
     const refusals = new Refusals()
     let applied = 0
     const serverRefused = new Set<string>()
@@ -397,9 +432,7 @@ export class IpvsLayer implements Layer {
       const key = keys[i]!
       const error = answers[i]
       if (error === undefined || isAbsentAnyway(change, error)) {
-        const whole = made.get(key)
-        if (whole === undefined || failed.has(key)) desk.record(key, change, error !== undefined)
-        else if (change.kind === 'newServer') this.#present.set(key, { ...whole, elsewhere: false })
+        desk.record(key, change, error !== undefined)
         this.#tell(key, change)
         applied++
         continue

@@ -1,4 +1,5 @@
 import type { KernelError } from '../lib/errors.ts'
+import { mappedPrefix, portAndWeight } from '../model/destination-list.ts'
 import { addressBytes, addressText, familyOf, putAddress, type Family, type Protocol } from '../model/address.ts'
 import {
   attributes,
@@ -10,18 +11,19 @@ import {
   text,
   u16,
   u32,
+  Writer,
   type AttributesOf,
-  type Writer,
 } from '../netlink/attributes.ts'
-import type { Message } from '../netlink/connection.ts'
+import type { Message, MessageList } from '../netlink/connection.ts'
 import { errno, kernelError } from '../netlink/errno.ts'
-import { genericHeaderLength, genericMessage } from '../netlink/generic.ts'
+import { genericHeaderLength, genericMessage, writeGenericHeader } from '../netlink/generic.ts'
 import {
   destinationKey,
   type DestinationId,
   serverKey,
   type IpvsChange,
   type IpvsTimeouts,
+  type KnownServer,
   type ObservedDestination,
   type ServerCounters,
   type ServerId,
@@ -172,6 +174,86 @@ function writeServer(writer: Writer, change: Exclude<IpvsChange, DestinationChan
   const { scheduler, flags, timeout, family } = change.server
   const full = { ...server, scheduler, flags: flagBytes(flags), timeout, netmask: hostMask[family] }
   commandAttributes.write(writer, { server: full })
+}
+
+/**
+ * The messages that make virtual servers with their destinations, in order: of each server its own, then one for each
+ * destination. A cold start makes a hundred thousand of them; nothing is kept for each.
+ */
+export function makeMessages(familyId: number, servers: readonly KnownServer[]): MessageList {
+  return new MakeMessages(familyId, servers)
+}
+
+class MakeMessages implements MessageList, Message {
+  readonly type: number
+  readonly length: number
+  readonly #servers: readonly KnownServer[]
+  /** The server that was asked for last, its index and that of its first message. */
+  #index = 0
+  #first = 0
+  /** The message of it that was asked for: 0 is its own, the others are its destinations'. */
+  #part = 0
+  /** A message of a destination of this server, whole but for address, port and weight. */
+  readonly #template = new Writer(256)
+  #templateFor: KnownServer | undefined
+  #templateFamily: Family = 'IPv4'
+
+  constructor(familyId: number, servers: readonly KnownServer[]) {
+    this.type = familyId
+    this.#servers = servers
+    this.length = servers.reduce((sum, { destinations }) => sum + 1 + destinations.length, 0)
+  }
+
+  at(index: number): Message | undefined {
+    if (index < 0 || index >= this.length) return undefined
+    while (index < this.#first) this.#first -= 1 + this.#servers[--this.#index]!.destinations.length
+    for (;;) {
+      const next = this.#first + 1 + this.#servers[this.#index]!.destinations.length
+      if (index < next) break
+      this.#first = next
+      this.#index++
+    }
+    this.#part = index - this.#first
+    return this
+  }
+
+  write(writer: Writer): void {
+    const one = this.#servers[this.#index]!
+    if (this.#part === 0) {
+      writeGenericHeader(writer, commands.newServer)
+      writeServer(writer, { kind: 'newServer', server: one.server })
+    } else this.#writeDestination(writer, one, this.#part - 1)
+  }
+
+  #writeDestination(writer: Writer, one: KnownServer, index: number): void {
+    const { bytes, width } = one.destinations
+    let at = index * (width + portAndWeight)
+    const isIPv4 = width === 4 || bytes.startsWith(mappedPrefix, at)
+    this.#fit(one, isIPv4 ? 'IPv4' : 'IPv6')
+    const template = this.#template
+    const start = writer.reserve(template.length)
+    const { buffer } = writer
+    buffer.set(template.buffer.subarray(0, template.length), start)
+    const body = start + template.length - templates.IPv4.whole.length
+    const port = at + width
+    if (isIPv4) at = port - 4
+    for (let to = body + offsets.address; at < port; at++) buffer[to++] = bytes.charCodeAt(at)
+    buffer[body + offsets.port] = bytes.charCodeAt(port)
+    buffer[body + offsets.port + 1] = bytes.charCodeAt(port + 1)
+    // Packed with the highest byte first, while the kernel has it in the machine's order.
+    for (let i = 0; i < 4; i++) buffer[body + offsets.weight + i] = bytes.charCodeAt(port + 5 - i)
+  }
+
+  #fit(one: KnownServer, family: Family): void {
+    if (this.#templateFor === one && this.#templateFamily === family) return
+    this.#templateFor = one
+    this.#templateFamily = family
+    const template = this.#template
+    template.length = 0
+    writeGenericHeader(template, commands.newDestination)
+    commandAttributes.write(template, { server: identity(one.server) })
+    template.raw(templates[family].whole)
+  }
 }
 
 type DestinationChange = Extract<IpvsChange, { readonly destination: DestinationId }>

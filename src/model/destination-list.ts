@@ -3,8 +3,10 @@ import { familyOf, putAddress, unpackAddress } from './address.ts'
 import type { Destination } from './virtual-server.ts'
 
 const weightLength = 4
+/** So long is what follows an address in `bytes`: its port in 2, its weight in 4, both with the highest byte first. */
+export const portAndWeight = 2 + weightLength
 /** ::ffff:0:0/96 (RFC 4291, 2.5.5.2). */
-const mappedPrefix = '\0\0\0\0\0\0\0\0\0\0\u00ff\u00ff'
+export const mappedPrefix = '\0\0\0\0\0\0\0\0\0\0\u00ff\u00ff'
 
 /**
  * The destinations of a virtual server, packed: address, port and weight of each, in order of these bytes, so that lists

@@ -18,6 +18,12 @@ import { openRawSocket, type OpenSocket, type RawSocket, type SocketPurpose } fr
 
 export type { Message } from './header.ts'
 
+/** Messages to send, an array or what makes them up one after the other: each is written before the next is asked for. */
+export interface MessageList {
+  readonly length: number
+  at(index: number): Message | undefined
+}
+
 /** What came back for one request. errno 0 is success. */
 export interface Reply {
   readonly errno: number
@@ -239,7 +245,7 @@ export class Connection {
    * Carries out messages in order, many a send; answers one errno each, 0 where the kernel did it. Only the last
    * message of a send is acknowledged: the kernel reports each failure anyway, and the rest succeeded.
    */
-  batch(messages: readonly Message[], onRefusal?: OnRefusal): Promise<number[]> {
+  batch(messages: MessageList, onRefusal?: OnRefusal): Promise<number[]> {
     return this.#requests.exclusive(async () => {
       const results = Array.from<number>({ length: messages.length }).fill(0)
       // The kernel answers at once: without turns one send would follow the other in the same round of the event loop.
@@ -317,7 +323,7 @@ export class Connection {
 
   /** Sends as many messages from `from` on as one send takes; answers the index of the next one. */
   async #sendSome(
-    messages: readonly Message[],
+    messages: MessageList,
     from: number,
     results: number[],
     onRefusal: OnRefusal | undefined,
@@ -330,7 +336,7 @@ export class Connection {
     let count = 0
     let lastStart = 0
     while (count < most) {
-      const start = writeMessage(writer, messages[from + count]!, 0, first + count)
+      const start = writeMessage(writer, messages.at(from + count)!, 0, first + count)
       if (count > 0 && writer.length > maxBytesPerSend) {
         writer.length = start
         break

@@ -16,11 +16,16 @@ export function genericMessage(family: number, command: number, write?: (writer:
   return {
     type: family,
     write: (writer) => {
-      const at = writer.reserve(genericHeaderLength)
-      writer.word32(at, command | (1 << 8))
+      writeGenericHeader(writer, command)
       write?.(writer)
     },
   }
+}
+
+/** The header of a command, of the version that all families here have. */
+export function writeGenericHeader(writer: Writer, command: number): void {
+  const at = writer.reserve(genericHeaderLength)
+  writer.word32(at, command | (1 << 8))
 }
 
 /** The id under which the kernel knows a generic netlink family; asking loads its module. */

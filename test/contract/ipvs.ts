@@ -1,7 +1,9 @@
 import { afterEach, beforeEach, describe, expect, it } from 'vitest'
 import {
+  changesOf,
   serverFlags,
   serverKey,
+  type Destination,
   type Ipvs,
   type IpvsChange,
   type KnownServer,
@@ -99,6 +101,68 @@ export function ipvsContract<I extends Ipvs>(make: () => Promise<I>, dump: (ipvs
         'add virtual server 10.96.0.1:1/TCP: ENOENT (unknown scheduler "nosuch": modprobe ip_vs_nosuch)',
       )
       expect((await ipvs.listServers()).toSorted(byKey)).toEqual([server(v4), server(v6)].toSorted(byKey))
+    })
+  })
+
+  describe('virtual servers with their destinations', () => {
+    const known = (one: VirtualServer, ...destinations: Destination[]): KnownServer => ({
+      server: one,
+      destinations: DestinationList.of(destinations),
+    })
+    const many = Array.from({ length: 300 }, (_, i) => ({ address: `10.2.${i >> 7}.${i & 127}`, port: 80, weight: 1 }))
+
+    it('are made in one go, as single changes would make them', async () => {
+      const wanted = [
+        known(server(v4, 'wrr', serverFlags.persistent, 300), { address: '10.1.0.1', port: 8080, weight: 0x12345678 }),
+        known(server({ ...v4, port: 80 })),
+        known(
+          server(v6, 'sh', 0x18),
+          { address: 'fd00:10::b', port: 5353, weight: 100 },
+          { address: 'fd00:10::c', port: 1, weight: 0 },
+        ),
+        // More messages than one send takes.
+        known(server({ ...v4, port: 81 }), ...many),
+        known(server({ ...v4, protocol: 'SCTP' }), { address: '10.1.0.1', port: 65535, weight: 1 }),
+      ]
+      expect(await ipvs.make(wanted)).toEqual(wanted.map(() => undefined))
+      const made = sorted(dump(ipvs))
+      for (const { server: one } of wanted) await apply({ kind: 'deleteServer', server: one })
+      expect(await apply(...wanted.flatMap(changesOf))).toEqual(wanted.flatMap(changesOf).map(() => undefined))
+      expect(made).toEqual(sorted(dump(ipvs)))
+      expect(made).toHaveLength(wanted.length + many.length + 4)
+    })
+
+    it('are refused part by part, the rest goes on', async () => {
+      await apply({ kind: 'newServer', server: server(v6) })
+      const first = { address: '10.1.0.1', port: 80, weight: 1 }
+      const answers = await ipvs.make([
+        known(server(v4), { ...first, address: '0.1.2.3' }, first, { ...first, address: '224.0.0.1' }),
+        known(server({ ...v4, port: 1 }, 'nosuch'), first),
+        known(server(v6), { address: 'fd00:10::b', port: 1, weight: 1 }),
+        known(server({ ...v4, port: 2 }), first),
+      ])
+      expect(answers.map((parts) => parts?.map((error) => error?.message))).toEqual([
+        [
+          undefined,
+          expect.stringMatching(/^add destination 0\.1\.2\.3:80 of virtual server 10\.96\.0\.1:443\/TCP: EINVAL/),
+          undefined,
+          expect.stringMatching(/^add destination 224\.0\.0\.1:80 of virtual server 10\.96\.0\.1:443\/TCP: EINVAL/),
+        ],
+        [
+          'add virtual server 10.96.0.1:1/TCP: ENOENT (unknown scheduler "nosuch": modprobe ip_vs_nosuch)',
+          expect.stringMatching(/: ESRCH/),
+        ],
+        [expect.stringMatching(/^add virtual server \[fd00::a\]:53\/UDP: EEXIST/), undefined],
+        undefined,
+      ])
+      expect(sorted(dump(ipvs))).toEqual([
+        '-A -t 10.96.0.1:2 -s rr',
+        '-A -t 10.96.0.1:443 -s rr',
+        '-A -u [fd00::a]:53 -s rr',
+        '-a -t 10.96.0.1:2 -r 10.1.0.1:80 -m -w 1',
+        '-a -t 10.96.0.1:443 -r 10.1.0.1:80 -m -w 1',
+        '-a -u [fd00::a]:53 -r [fd00:10::b]:1 -m -w 1',
+      ])
     })
   })
 

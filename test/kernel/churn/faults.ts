@@ -1,17 +1,20 @@
 import type { AddressDigest, AddressFilter, Dummy, InterfaceAddress, Link } from '../../../src/dummy/dummy.ts'
 import type { Ipset, ObservedSet, SetDigest, SetSpec } from '../../../src/ipset/ipset.ts'
 import type { Iptables } from '../../../src/iptables/iptables.ts'
-import type {
-  FoundServer,
-  Ipvs,
-  IpvsChange,
-  IpvsTimeouts,
-  IpvsDifferences,
-  KnownServer,
-  ObservedDestination,
-  ObservedServer,
-  ServerId,
-  VirtualServer,
+import {
+  answersOf,
+  changesOf,
+  type FoundServer,
+  type Ipvs,
+  type IpvsChange,
+  type IpvsTimeouts,
+  type IpvsDifferences,
+  type KnownServer,
+  type Made,
+  type ObservedDestination,
+  type ObservedServer,
+  type ServerId,
+  type VirtualServer,
 } from '../../../src/ipvs/ipvs.ts'
 import { ProxyError, type KernelError } from '../../../src/lib/errors.ts'
 import type { Family } from '../../../src/model/address.ts'
@@ -56,7 +59,7 @@ export class FaultSource {
   }
 
   /** What is to happen to the next call of a port, of the modes that it may have. */
-  draw(port: FaultyPort, ...modes: readonly Mode[]): Mode | undefined {
+  draw<M extends Mode>(port: FaultyPort, ...modes: readonly M[]): M | 'gone' | undefined {
     if (this.#left-- <= 0) return this.#count(port, 'gone')
     const plan = this.#plan
     if (plan.ports !== undefined && !plan.ports.includes(port)) return undefined
@@ -84,7 +87,7 @@ export class FaultSource {
     return kernelError(this.#random.pick(refusals), operation, object)
   }
 
-  #count(port: FaultyPort, mode: Mode): Mode {
+  #count<M extends Mode>(port: FaultyPort, mode: M): M {
     const name = `${port} ${mode}`
     this.counts.set(name, (this.counts.get(name) ?? 0) + 1)
     return mode
@@ -107,6 +110,8 @@ export function faulty(ports: Ports, faults: FaultSource): Ports {
   }
 }
 
+type WriteFault = 'gone' | 'torn' | 'refused' | 'denied'
+
 class FaultyIpvs implements Ipvs {
   readonly #inner: Ipvs
   readonly #faults: FaultSource
@@ -117,8 +122,24 @@ class FaultyIpvs implements Ipvs {
   }
 
   async apply(changes: readonly IpvsChange[]): Promise<readonly (KernelError | undefined)[]> {
+    const fault = this.#draw()
+    return fault === undefined ? this.#inner.apply(changes) : this.#fail(fault, changes)
+  }
+
+  async make(servers: readonly KnownServer[]): Promise<readonly Made[]> {
+    const fault = this.#draw()
+    if (fault === undefined) return this.#inner.make(servers)
+    const changes = servers.map(changesOf)
+    return answersOf(changes, await this.#fail(fault, changes.flat()))
+  }
+
+  #draw(): WriteFault | undefined {
+    return this.#faults.draw('ipvs', 'gone', 'torn', 'refused', 'denied')
+  }
+
+  async #fail(fault: WriteFault, changes: readonly IpvsChange[]): Promise<readonly (KernelError | undefined)[]> {
     const faults = this.#faults
-    switch (faults.draw('ipvs', 'gone', 'torn', 'refused', 'denied')) {
+    switch (fault) {
       case 'gone':
         throw socketGone()
       case 'torn':
@@ -135,8 +156,6 @@ class FaultyIpvs implements Ipvs {
         const answers = await this.#inner.apply(changes)
         return changes.map((change, i) => (hit.has(i) ? faults.error(change.kind, 'injected') : answers[i]))
       }
-      default:
-        return this.#inner.apply(changes)
     }
   }
 

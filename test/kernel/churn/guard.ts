@@ -12,6 +12,7 @@ import {
   type IpvsTimeouts,
   type IpvsDifferences,
   type KnownServer,
+  type Made,
   type ObservedDestination,
   type ObservedServer,
   type ServerId,
@@ -187,6 +188,11 @@ class GuardedIpvs implements Ipvs {
     const answers = await this.#inner.apply(changes)
     this.#judge(wanted, before, await guard.live())
     return answers
+  }
+
+  async make(servers: readonly KnownServer[]): Promise<readonly Made[]> {
+    await this.#guard.making(servers.map(({ server }) => server))
+    return this.#inner.make(servers)
   }
 
   #judge(

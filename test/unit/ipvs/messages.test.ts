@@ -1,9 +1,11 @@
 import { beforeEach, describe, expect, it } from 'vitest'
 import * as messages from '../../../src/ipvs/messages.ts'
 import {
+  changesOf,
   serverKey,
   type IpvsChange,
   type IpvsDifferences,
+  type KnownServer,
   type ObservedDestination,
   type ServerCounters,
   type ServerId,
@@ -64,6 +66,33 @@ describe('messages', () => {
     const [first, ...rest] = changes
     const many = [first!, ...rest, first!]
     expect(messages.changeMessages(0x20, many).map(hex)).toEqual(many.map((change) => hex(changeMessage(change))))
+  })
+
+  it('those that make servers are the same, in whatever order they are asked for', () => {
+    const v4Destinations = [1, 2, 3].map((i) => ({
+      address: `10.0.${i}.255`,
+      port: 256 * i + 7,
+      weight: i * 0x01020304,
+    }))
+    const v6Destinations = [
+      { address: 'fd00:10::b', port: 5353, weight: 0 },
+      // In a list with IPv6 ones it is kept in its mapped form.
+      { address: '10.0.0.9', port: 1, weight: 2 },
+    ]
+    const wanted: KnownServer[] = [
+      {
+        server: { ...v4, scheduler: 'rr', flags: 1, timeout: 10800 },
+        destinations: DestinationList.of(v4Destinations),
+      },
+      { server: { ...v4, port: 1, scheduler: 'rr', flags: 0, timeout: 0 }, destinations: DestinationList.empty },
+      { server: { ...v6, scheduler: 'sh', flags: 0x18, timeout: 0 }, destinations: DestinationList.of(v6Destinations) },
+    ]
+    const single = messages.changeMessages(0x20, wanted.flatMap(changesOf)).map(hex)
+    const list = messages.makeMessages(0x20, wanted)
+    expect(list.length).toBe(single.length)
+    const order = [...single.keys(), ...[...single.keys()].toReversed(), 0, 7, 3, 3, 4, 0]
+    expect(order.map((i) => hex(list.at(i)!))).toEqual(order.map((i) => single[i]))
+    expect([-1, single.length].map((i) => list.at(i))).toEqual([undefined, undefined])
   })
 
   it('setServer and deleteServer', () => {
