@@ -3,7 +3,7 @@ import type { SetType } from '../model/sets.ts'
 import { Connection, type Message } from '../netlink/connection.ts'
 import { errno, kernelError } from '../netlink/errno.ts'
 import { protocols } from '../netlink/header.ts'
-import { entryText, parseEntry, type EntryAttributes } from './entries.ts'
+import { entryText, isEntry } from './entries.ts'
 import type { Ipset, ObservedSet, SetDigest, SetSpec } from './ipset.ts'
 import {
   changeEntriesMessage,
@@ -25,11 +25,6 @@ import {
   swapMessage,
   typeMessage,
 } from './messages.ts'
-
-interface ParsedEntry {
-  readonly text: string
-  readonly attributes: EntryAttributes
-}
 
 /** The kernel's ipset by nfnetlink. */
 export class KernelIpset implements Ipset {
@@ -130,27 +125,19 @@ export class KernelIpset implements Ipset {
   ): Promise<ReadonlyMap<string, KernelError>> {
     const operation = kind === 'add' ? 'add' : 'delete'
     const refused = new Map<string, KernelError>()
-    const parsed: ParsedEntry[] = []
-    for (const text of entries) {
-      const attributes = parseEntry(set, text)
-      if (attributes === undefined) refused.set(text, malformedEntryError(operation, text, set))
-      else parsed.push({ text, attributes })
+    for (const text of entries) if (!isEntry(set, text)) refused.set(text, malformedEntryError(operation, text, set))
+    const sound = refused.size === 0 ? entries : entries.filter((text) => !refused.has(text))
+    const refuse = (entry: string, value: number): void => {
+      refused.set(entry, entryError(value, operation, entry, set))
     }
-    const refuse = (entry: ParsedEntry, value: number): void => {
-      refused.set(entry.text, entryError(value, operation, entry.text, set))
-    }
-    const chunks: ParsedEntry[][] = []
+    const chunks: (readonly string[])[] = []
     const size = entriesPerMessage(set)
-    for (let from = 0; from < parsed.length; from += size) chunks.push(parsed.slice(from, from + size))
+    for (let from = 0; from < sound.length; from += size) chunks.push(sound.slice(from, from + size))
     // What follows a bad entry in its message was not looked at. It goes again one entry a message: where one is
     // bad, many may be (a full set), and another round per bad entry would take time in the square of them.
     const rest = await this.#send(kind, set, chunks, refuse)
-    await this.#send(
-      kind,
-      set,
-      rest.map((entry) => [entry]),
-      refuse,
-    )
+    const single = rest.map((entry) => [entry])
+    await this.#send(kind, set, single, refuse)
     return refused
   }
 
@@ -158,17 +145,11 @@ export class KernelIpset implements Ipset {
   async #send(
     kind: 'add' | 'remove',
     set: SetSpec,
-    chunks: readonly (readonly ParsedEntry[])[],
-    refuse: (entry: ParsedEntry, value: number) => void,
-  ): Promise<ParsedEntry[]> {
+    chunks: readonly (readonly string[])[],
+    refuse: (entry: string, value: number) => void,
+  ): Promise<string[]> {
     const lines = new Map<number, number>()
-    const messages = chunks.map((chunk): Message => {
-      return changeEntriesMessage(
-        kind,
-        set,
-        chunk.map((entry) => entry.attributes),
-      )
-    })
+    const messages = chunks.map((chunk) => changeEntriesMessage(kind, set, chunk))
     const results = await this.#connection.batch(messages, (index, _value, echo) => lines.set(index, failedLine(echo)))
     return chunks.flatMap((chunk, index) => {
       const result = results[index] ?? 0

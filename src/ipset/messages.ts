@@ -3,6 +3,7 @@ import { withHash } from '../lib/digest.ts'
 import { PatientTurn } from '../lib/turn.ts'
 import type { SetType } from '../model/sets.ts'
 import {
+  attributeFlags,
   attributes,
   nested,
   nestedList,
@@ -17,7 +18,7 @@ import {
 import type { Message } from '../netlink/connection.ts'
 import { errno, kernelError } from '../netlink/errno.ts'
 import { flags, type Received } from '../netlink/header.ts'
-import { entryAttributes, hashOfAttributes, type EntryAttributes } from './entries.ts'
+import { entryAttributes, entryType, hashOfAttributes, writeEntry, type EntryAttributes } from './entries.ts'
 import type { ObservedSet, SetDigest, SetSpec } from './ipset.ts'
 
 /** NFNL_SUBSYS_IPSET of linux/netfilter/nfnetlink.h. */
@@ -70,7 +71,7 @@ const head = {
 export const commandAttributes = attributes('ipset command', {
   ...head,
   data: [commandAttributeTypes.data, nested(createAttributes)],
-  entries: [commandAttributeTypes.entries, nestedList(7, nested(entryAttributes))],
+  entries: [commandAttributeTypes.entries, nestedList(entryType, nested(entryAttributes))],
   line: [9, u32],
   protocolMin: [10, u8],
 })
@@ -218,16 +219,23 @@ export function headersMessage(): Message {
 
 /**
  * Adds or removes many entries. Lines count from 1: the kernel stops at the first bad entry and repeats the request
- * with that entry's line at command level, where 0 means that it did not come to the entries.
+ * with that entry's line at command level, where 0 means that it did not come to the entries. The texts have to be
+ * entries of the set.
  */
-export function changeEntriesMessage(
-  kind: 'add' | 'remove',
-  set: SetSpec,
-  entries: readonly EntryAttributes[],
-): Message {
-  const lines = entries.map((entry, index) => ({ ...entry, line: index + 1 }))
-  return ipsetMessage(commands[kind], setFamily(set), { setName: set.name, line: 0, entries: lines })
+export function changeEntriesMessage(kind: 'add' | 'remove', set: SetSpec, entries: readonly string[]): Message {
+  const head = ipsetMessage(commands[kind], setFamily(set), { setName: set.name })
+  return {
+    ...head,
+    write: (writer) => {
+      head.write(writer)
+      const list = writer.beginAttribute(commandAttributeTypes.entries | attributeFlags.nested)
+      for (const [index, entry] of entries.entries()) writeEntry(writer, set, entry, index + 1)
+      writer.endAttribute(list)
+      lineAttributes.write(writer, { line: 0 })
+    },
+  }
 }
+const lineAttributes = attributes('ipset command', { line: [9, u32] })
 
 /** Entries per message: below 64 kB, the limit of an attribute's length. */
 export function entriesPerMessage(set: SetSpec): number {
