@@ -152,7 +152,7 @@ export class DummyLayer implements Layer {
     }
     const refusals = new Refusals()
     const all = await mapInTurns(this.#addresses.additions(), (address) =>
-      isHeld(this.#options.ownersOf(address), held) ? undefined : address,
+      isHeld(() => this.#options.ownersOf(address), held) ? undefined : address,
     )
     for (let from = 0; from < all.length; from += addressesPerPart) {
       const additions = all.slice(from, from + addressesPerPart)

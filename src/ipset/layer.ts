@@ -180,7 +180,7 @@ export class IpsetLayer implements Layer {
         }
       }
       const additions = await mapInTurns(entries.additions(), (entry) =>
-        isHeld(this.#options.ownersOf(role, entry), held) ? undefined : entry,
+        isHeld(() => this.#options.ownersOf(role, entry), held) ? undefined : entry,
       )
       if (additions.length === 0) continue
       applied += await state.guard.write(async () => {

@@ -241,7 +241,7 @@ export class IpvsLayer implements Layer {
     for (const key of this.#pending) {
       if (turn.isOver) await turn.next()
       const wanted = this.#desired.get(key)
-      if (wanted === undefined || isHeld(this.#options.ownersOf(key), held)) continue
+      if (wanted === undefined || isHeld(() => this.#options.ownersOf(key), held)) continue
       const now = this.#present.get(key)
       if (now === undefined) {
         missing.set(key, wanted)
@@ -290,7 +290,7 @@ export class IpvsLayer implements Layer {
         continue
       }
       // While the new destinations of a server could not be written, the old ones are better than none.
-      if (isHeld(this.#options.ownersOf(key), held)) continue
+      if (isHeld(() => this.#options.ownersOf(key), held)) continue
       const [standing, successors] = sameWidth(now.destinations, wanted.destinations)
       const keep = idsOf(successors)
       const weights = new Map(standing.weights())

@@ -38,10 +38,9 @@ export class DestinationList implements Iterable<Destination> {
   static ofIds(ids: readonly string[], weights: number | readonly number[]): DestinationList {
     const [first] = ids
     if (first === undefined) return DestinationList.empty
-    const entries = ids.map((id, i) => id + packWeight(typeof weights === 'number' ? weights : weights[i]!))
-    const text = entries.sort().join('')
-    // A joined text keeps its parts until it is looked into: this makes it one.
-    return new DestinationList(first.length - 2, Buffer.from(text, 'latin1').toString('latin1'))
+    const common = typeof weights === 'number' ? packWeight(weights) : ''
+    const entries = ids.map((id, i) => id + (typeof weights === 'number' ? common : packWeight(weights[i]!)))
+    return new DestinationList(first.length - 2, asOne(entries.sort().join('')))
   }
 
   get length(): number {
@@ -124,7 +123,13 @@ export class DestinationDigest {
 }
 
 /** A buffer for each of many small texts would be one of malloc's, too. */
-const scratch = Buffer.alloc(18)
+const scratch = Buffer.alloc(4096)
+
+/** A joined text keeps its parts until it is looked into: this makes it one. */
+function asOne(text: string): string {
+  if (text.length > scratch.length) return Buffer.from(text, 'latin1').toString('latin1')
+  return scratch.toString('latin1', 0, scratch.write(text, 'latin1'))
+}
 
 /** Address and port as text of `width` + 2 characters up to U+00FF: equal destinations have equal ids. */
 export function destinationId(address: string, port: number, width = familyOf(address) === 'IPv4' ? 4 : 16): string {

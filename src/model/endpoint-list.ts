@@ -13,6 +13,12 @@ export interface EndpointRecord {
   readonly nodes?: readonly string[]
 }
 
+/** An endpoint of one port, whose address is still packed. */
+export interface PortEndpoint extends Omit<EndpointRecord, 'address'> {
+  /** Address and port, by `destinationId`. */
+  readonly id: string
+}
+
 /** An endpoint whose address is still packed. */
 export interface PackedEndpoint extends Omit<EndpointRecord, 'address'> {
   readonly packedAddress: string
@@ -76,6 +82,25 @@ export class EndpointList implements Iterable<EndpointRecord> {
         ...this.hints?.[i],
       }
     }
+  }
+
+  /** All of them as endpoints of a port. Planned by the hundred thousand: one object each. */
+  ofPort(port: number): PortEndpoint[] {
+    const packedPort = String.fromCharCode(port >> 8, port & 255)
+    const { bytes, width, hints } = this
+    const list: PortEndpoint[] = []
+    for (let at = 0; at < bytes.length; at += width + 1) {
+      const flags = bytes.charCodeAt(at + width)
+      const endpoint = {
+        id: bytes.slice(at, at + width) + packedPort,
+        ready: (flags & flagBits.ready) !== 0,
+        serving: (flags & flagBits.serving) !== 0,
+        terminating: (flags & flagBits.terminating) !== 0,
+        local: (flags & flagBits.local) !== 0,
+      }
+      list.push(hints === undefined ? endpoint : { ...endpoint, ...hints[list.length] })
+    }
+    return list
   }
 
   *[Symbol.iterator](): Generator<EndpointRecord> {

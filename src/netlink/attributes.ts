@@ -3,7 +3,8 @@ import { ProxyError } from '../lib/errors.ts'
 /** NLA_F_NESTED, NLA_F_NET_BYTEORDER of linux/netlink.h. */
 export const attributeFlags = { nested: 0x8000, netByteOrder: 0x4000, typeMask: 0x3fff } as const
 
-const headerLength = 4
+/** nla_len, nla_type. */
+export const attributeHeaderLength = 4
 /** nla_len is 16 bits wide. */
 export const maxAttributeLength = 0xffff
 
@@ -35,18 +36,18 @@ export class Writer {
 
   /** Header of an attribute with a payload of known length, zero-padded to 4; answers where the payload starts. */
   attribute(type: number, payload: number): number {
-    if (headerLength + payload > maxAttributeLength)
+    if (attributeHeaderLength + payload > maxAttributeLength)
       refuse(`attribute ${type}`, this.length, `${payload} bytes are too many`)
-    const start = this.reserve(headerLength + ((payload + 3) & ~3))
-    this.word16(start, headerLength + payload)
+    const start = this.reserve(attributeHeaderLength + ((payload + 3) & ~3))
+    this.word16(start, attributeHeaderLength + payload)
     this.word16(start + 2, type)
-    for (let i = start + headerLength + payload; i < this.length; i++) this.buffer[i] = 0
-    return start + headerLength
+    for (let i = start + attributeHeaderLength + payload; i < this.length; i++) this.buffer[i] = 0
+    return start + attributeHeaderLength
   }
 
   /** Starts an attribute whose length is not known yet; `endAttribute` takes the answer. */
   beginAttribute(type: number): number {
-    const start = this.reserve(headerLength)
+    const start = this.reserve(attributeHeaderLength)
     this.word16(start + 2, type)
     return start
   }
@@ -242,11 +243,11 @@ export function walk(
 ): void {
   let at = from
   while (at < end) {
-    if (end - at < headerLength) refuse(path, at, `${end - at} bytes are no attribute header`)
+    if (end - at < attributeHeaderLength) refuse(path, at, `${end - at} bytes are no attribute header`)
     const length = buffer.readUInt16LE(at)
-    if (length < headerLength || at + length > end)
+    if (length < attributeHeaderLength || at + length > end)
       refuse(path, at, `attribute length ${length}, ${end - at} bytes left`)
-    visit(buffer.readUInt16LE(at + 2) & attributeFlags.typeMask, at + headerLength, at + length, buffer)
+    visit(buffer.readUInt16LE(at + 2) & attributeFlags.typeMask, at + attributeHeaderLength, at + length, buffer)
     at += (length + 3) & ~3
   }
 }

@@ -1,13 +1,9 @@
 import type { EndpointSliceRecord, ServicePortRecord, ServiceRecord } from '../model/cluster.ts'
 import { destinationOf } from '../model/destination-list.ts'
-import type { PackedEndpoint } from '../model/endpoint-list.ts'
+import type { PortEndpoint } from '../model/endpoint-list.ts'
 import { destinationKey } from '../model/virtual-server.ts'
 
-/** An endpoint of one service port. */
-export interface PortEndpoint extends Omit<PackedEndpoint, 'packedAddress'> {
-  /** Address and port, by `destinationId`. */
-  readonly id: string
-}
+export type { PortEndpoint } from '../model/endpoint-list.ts'
 
 /** "address:port" */
 export function endpointKey(endpoint: PortEndpoint): string {
@@ -32,19 +28,25 @@ export interface Choice {
  * terminating one never replaces a live one: a pod moves between slices.
  */
 export function mergeEndpoints(slices: Iterable<EndpointSliceRecord>, port: ServicePortRecord): PortEndpoint[] {
-  const byId = new Map<string, PortEndpoint>()
+  const lists: PortEndpoint[][] = []
   for (const slice of [...slices].sort((a, b) => (a.key < b.key ? -1 : 1))) {
     for (const { name, protocol, port: number } of slice.ports) {
-      if (name !== port.name || protocol !== port.protocol) continue
-      const packedPort = String.fromCharCode(number >> 8, number & 255)
-      for (const { packedAddress, ...rest } of slice.endpoints.packed()) {
-        const id = packedAddress + packedPort
-        if (rest.terminating && byId.has(id)) continue
-        byId.set(id, { id, ...rest })
-      }
+      if (name === port.name && protocol === port.protocol) lists.push(slice.endpoints.ofPort(number))
     }
   }
-  return [...byId.values()].sort((a, b) => (a.id < b.id ? -1 : a.id > b.id ? 1 : 0))
+  const all = lists.length === 1 ? lists[0]! : lists.flat()
+  // Duplicates keep the order in which they came.
+  all.sort((a, b) => (a.id < b.id ? -1 : a.id > b.id ? 1 : 0))
+  return all.some(({ id }, i) => id === all[i + 1]?.id) ? distinct(all) : all
+}
+
+function distinct(sorted: readonly PortEndpoint[]): PortEndpoint[] {
+  const list: PortEndpoint[] = []
+  for (const endpoint of sorted) {
+    if (list.at(-1)?.id !== endpoint.id) list.push(endpoint)
+    else if (!endpoint.terminating) list[list.length - 1] = endpoint
+  }
+  return list
 }
 
 /** Whether anything outside the cluster can reach the Service: a node port, a load balancer or an external IP. */

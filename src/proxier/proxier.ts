@@ -589,7 +589,7 @@ export class Proxier {
   #replace(owner: Owner, next: Contribution | undefined, frontends: Map<string, string>): void {
     const { ledger } = this.#parts
     const last = ledger.contribution(owner)
-    if (!isDeepStrictEqual(last?.flows, next?.flows)) {
+    if (last?.flows !== next?.flows && !isDeepStrictEqual(last?.flows, next?.flows)) {
       for (const { name, server } of [...(last?.flows?.frontends ?? []), ...(next?.flows?.frontends ?? [])]) {
         frontends.set(name, server)
       }

@@ -85,11 +85,11 @@ export class Refusals {
   }
 }
 
-/** Whether an entry has to wait: each of its owners is held. */
-export function isHeld(owners: Iterable<Owner>, held: ReadonlySet<Owner>): boolean {
+/** Whether an entry has to wait: each of its owners is held. Nearly always none is, and nobody need be asked for them. */
+export function isHeld(owners: () => Iterable<Owner>, held: ReadonlySet<Owner>): boolean {
   if (held.size === 0) return false
   let any = false
-  for (const owner of owners) {
+  for (const owner of owners()) {
     if (!held.has(owner)) return false
     any = true
   }

@@ -31,21 +31,21 @@ export class DeltaSet {
   }
 
   want(key: string): void {
-    this.#set(key, this.#state(key) | wanted)
+    this.#change(key, wanted, 0)
   }
 
   unwant(key: string): void {
-    this.#set(key, this.#state(key) & ~wanted)
+    this.#change(key, 0, wanted)
   }
 
   /** The kernel has it. */
   observed(key: string): void {
-    this.#set(key, this.#state(key) | present)
+    this.#change(key, present, 0)
   }
 
   /** The kernel has it no longer. */
   gone(key: string): void {
-    this.#set(key, this.#state(key) & ~present)
+    this.#change(key, 0, present)
   }
 
   /** Where a dump differs from what was known to be present; worked out in turns with others. */
@@ -124,24 +124,22 @@ export class DeltaSet {
     return this.#states.get(key) ?? 0
   }
 
-  #set(key: string, state: number): void {
+  #change(key: string, added: number, removed: number): void {
     const before = this.#state(key)
+    const state = (before | added) & ~removed
     if (state === before) return
     this.#wanted += (state & wanted) - (before & wanted)
     if ((state & present) !== (before & present)) this.#note(key, (state & present) !== 0)
     if (state === 0) this.#states.delete(key)
     else this.#states.set(key, state)
-    keep(this.#toAdd, key, state === wanted)
-    keep(this.#toRemove, key, state === present)
+    if (state === wanted) this.#toAdd.add(key)
+    else if (before === wanted) this.#toAdd.delete(key)
+    if (state === present) this.#toRemove.add(key)
+    else if (before === present) this.#toRemove.delete(key)
   }
 
   #note(key: string, isPresent: boolean): void {
     this.#present += isPresent ? 1 : -1
     this.#presentSum = (isPresent ? withHash : withoutHash)(this.#presentSum, this.#hashOf(key))
   }
-}
-
-function keep(set: Set<string>, key: string, belongs: boolean): void {
-  if (belongs) set.add(key)
-  else set.delete(key)
 }
