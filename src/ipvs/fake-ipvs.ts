@@ -256,5 +256,6 @@ function isUnicast(address: string): boolean {
   const bytes = addressBytes(address)
   const first = bytes[0] ?? 0
   if (bytes.length === 16) return first !== 0xff && address !== '::' && !(first === 0xfe && (bytes[1]! & 0xc0) === 0x80)
-  return first !== 0 && first < 224
+  // 0.0.0.0/8 is unicast but for its first address since Linux 5.3, and 240.0.0.0/4 but for its last.
+  return address !== '0.0.0.0' && address !== '255.255.255.255' && (first < 224 || first >= 240)
 }

@@ -136,7 +136,13 @@ export function ipvsContract<I extends Ipvs>(make: () => Promise<I>, dump: (ipvs
       await apply({ kind: 'newServer', server: server(v6) })
       const first = { address: '10.1.0.1', port: 80, weight: 1 }
       const answers = await ipvs.make([
-        known(server(v4), { ...first, address: '0.1.2.3' }, first, { ...first, address: '224.0.0.1' }),
+        known(
+          server(v4),
+          ...['0.0.0.0', '0.1.2.3', '10.1.0.1', '224.0.0.1', '240.0.0.1', '255.255.255.255'].map((address) => ({
+            ...first,
+            address,
+          })),
+        ),
         known(server({ ...v4, port: 1 }, 'nosuch'), first),
         known(server(v6), { address: 'fd00:10::b', port: 1, weight: 1 }),
         known(server({ ...v4, port: 2 }), first),
@@ -144,9 +150,14 @@ export function ipvsContract<I extends Ipvs>(make: () => Promise<I>, dump: (ipvs
       expect(answers.map((parts) => parts?.map((error) => error?.message))).toEqual([
         [
           undefined,
-          expect.stringMatching(/^add destination 0\.1\.2\.3:80 of virtual server 10\.96\.0\.1:443\/TCP: EINVAL/),
+          expect.stringMatching(/^add destination 0\.0\.0\.0:80 of virtual server 10\.96\.0\.1:443\/TCP: EINVAL/),
+          undefined,
           undefined,
           expect.stringMatching(/^add destination 224\.0\.0\.1:80 of virtual server 10\.96\.0\.1:443\/TCP: EINVAL/),
+          undefined,
+          expect.stringMatching(
+            /^add destination 255\.255\.255\.255:80 of virtual server 10\.96\.0\.1:443\/TCP: EINVAL/,
+          ),
         ],
         [
           'add virtual server 10.96.0.1:1/TCP: ENOENT (unknown scheduler "nosuch": modprobe ip_vs_nosuch)',
@@ -160,7 +171,9 @@ export function ipvsContract<I extends Ipvs>(make: () => Promise<I>, dump: (ipvs
         '-A -t 10.96.0.1:443 -s rr',
         '-A -u [fd00::a]:53 -s rr',
         '-a -t 10.96.0.1:2 -r 10.1.0.1:80 -m -w 1',
+        '-a -t 10.96.0.1:443 -r 0.1.2.3:80 -m -w 1',
         '-a -t 10.96.0.1:443 -r 10.1.0.1:80 -m -w 1',
+        '-a -t 10.96.0.1:443 -r 240.0.0.1:80 -m -w 1',
         '-a -u [fd00::a]:53 -r [fd00:10::b]:1 -m -w 1',
       ])
     })
