@@ -74,7 +74,7 @@ rm -rf "/lib/modules/$version"
 ln -s "$modules" "/lib/modules/$version"
 # Copied up once: over 9p each file that is opened takes milliseconds, and each tool opens some; a tool starts in half the time.
 {
-  printf '%s\n' /etc/services /etc/protocols /etc/nsswitch.conf /etc/ld.so.cache "$project"/dist/*.mjs
+  printf '%s\n' /etc/services /etc/protocols /etc/nsswitch.conf /etc/ld.so.cache "$project"/dist/*.cjs
   for tool in sh ip ipset ipvsadm iptables-nft iptables-legacy nft conntrack sysctl; do
     file=$(readlink -f "$(command -v "$tool")") && echo "$file" && ldd "$file" | awk '/\// { print $(NF - 1) }' | xargs readlink -f
   done

@@ -49,4 +49,5 @@ async function runItself(line: CommandLine): Promise<number> {
   }
 }
 
-process.exitCode = await main(process.argv.slice(2))
+// Not awaited: what is bundled is CommonJS.
+void main(process.argv.slice(2)).then((code) => (process.exitCode = code))

@@ -114,8 +114,8 @@ export interface LogLine {
 }
 
 /** The bundle where it was built: it starts faster in an emulated machine. */
-export const program = existsSync(join(root, 'dist/kube-ipvs-proxy.mjs'))
-  ? join(root, 'dist/kube-ipvs-proxy.mjs')
+export const program = existsSync(join(root, 'dist/kube-ipvs-proxy.cjs'))
+  ? join(root, 'dist/kube-ipvs-proxy.cjs')
   : join(root, 'src/main.ts')
 
 /** Where a process that does not go on stands: its threads with their system calls, and its children. */

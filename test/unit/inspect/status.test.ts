@@ -198,7 +198,7 @@ describe('flags of the daemon in the same container', () => {
   const daemon = cmdline(
     '/usr/bin/node',
     '--v8-pool-size=1',
-    '/opt/x/dist/kube-ipvs-proxy.mjs',
+    '/opt/x/dist/kube-ipvs-proxy.cjs',
     '--config=/c',
     '--hostname-override=n',
   )
