@@ -4,7 +4,7 @@ import { parseFlags, type CommandLine } from '../cli/flags.ts'
 /** The arguments of a process of ours, out of /proc/PID/cmdline; undefined where it is none of ours. */
 export function ownArguments(cmdline: string): readonly string[] | undefined {
   const words = cmdline.split('\0').slice(0, -1)
-  const at = words.findIndex((word) => /(^|\/)(kube-ipvs-proxy(\.mjs)?|src\/main\.ts)$/.test(word))
+  const at = words.findIndex((word) => /(^|\/)(kube-ipvs-proxy(\.cjs)?|src\/main\.ts)$/.test(word))
   return at < 0 ? undefined : words.slice(at + 1)
 }
 

@@ -1,5 +1,6 @@
 import { afterEach, describe, expect, test } from 'vitest'
 import type { ServerId } from '../../../src/ipvs/ipvs.ts'
+import { systemClock } from '../../../src/lib/clock.ts'
 import { endpoint, port, service, slice } from './objects.ts'
 import { Rig } from './rig.ts'
 
@@ -56,7 +57,7 @@ test('the longest drain is counted from when it was first seen, and no more once
   const both = slice([endpoint('10.1.0.1'), endpoint('10.1.0.2')])
   const one = slice([endpoint('10.1.0.1')])
   made.ipvs.setConnections(server, { address: '10.1.0.2', port: 8080 }, 3, 1)
-  const began = Date.now()
+  const began = systemClock.now()
   made.proxier.sliceChanged('default/web-1', one)
   await until(() => longest() > 0)
   const first = longest()
@@ -64,7 +65,7 @@ test('the longest drain is counted from when it was first seen, and no more once
   await made.next()
   await made.next()
   expect(longest()).toBeGreaterThan(first)
-  expect(longest()).toBeLessThanOrEqual(Date.now() - began)
+  expect(longest()).toBeLessThanOrEqual(systemClock.now() - began)
   made.proxier.sliceChanged('default/web-1', both)
   await until(() => longest() === 0)
   made.proxier.sliceChanged('default/web-1', one)
