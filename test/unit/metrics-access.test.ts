@@ -1,4 +1,4 @@
-import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { mkdtempSync, renameSync, rmSync, writeFileSync } from 'node:fs'
 import { request as httpRequest } from 'node:http'
 import { request } from 'node:https'
 import { createServer } from 'node:net'
@@ -63,9 +63,13 @@ afterEach(async () => {
   rmSync(directory, { recursive: true })
 })
 
+/** Each file at once: a look finds it as it was or as it is. */
 function put({ cert, key }: { cert: string; key: string }): void {
-  writeFileSync(join(directory, 'tls.crt'), cert)
-  writeFileSync(join(directory, 'tls.key'), key)
+  for (const [name, text] of Object.entries({ 'tls.crt': cert, 'tls.key': key })) {
+    const path = join(directory, name)
+    writeFileSync(`${path}.new`, text)
+    renameSync(`${path}.new`, path)
+  }
 }
 
 async function freePort(): Promise<number> {
@@ -319,6 +323,8 @@ describe('TLS', () => {
       const second = makeCertificate({ name: 'second' })
       put(second)
       await expect.poll(() => pairs.at(-1), { timeout: 20_000 }).toBe(second.cert)
+      // Between the two files of a pair a look may have found that they do not go together.
+      lines.length = 0
       put({ cert: second.cert, key: own.key })
       await expect
         .poll(() => lines.filter((line) => line.includes('cannot be used')).length, { timeout: 20_000 })
