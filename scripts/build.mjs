@@ -8,7 +8,7 @@ import { rolldown } from 'rolldown'
 
 const root = resolve(import.meta.dirname, '..')
 const dist = join(root, 'dist')
-const program = 'kube-ipvs-proxy.cjs'
+const program = 'kube-ipvs-proxy'
 const netlink = dirname(createRequire(join(root, 'package.json')).resolve('netlink/package.json'))
 
 /** Puts code of ours in the place of modules. */
@@ -44,7 +44,7 @@ const lazyBuiltins = standIn(
 )
 
 const bundle = await rolldown({
-  input: { [program.slice(0, -'.cjs'.length)]: join(root, 'src/main.ts') },
+  input: { [program]: join(root, 'src/main.ts') },
   platform: 'node',
   // Loaded only for kubeconfigs with exec or OIDC credentials; an image that needs them adds the package.
   external: ['@kubernetes/client-node'],
@@ -69,7 +69,7 @@ for (const { fileName, code } of output) {
   const shorter = await transform(code, { minifyWhitespace: true, lineLimit: 160, legalComments: 'none' })
   writeFileSync(join(dist, fileName), shorter.code)
 }
-chmodSync(join(dist, program), 0o755)
+chmodSync(join(dist, `${program}.cjs`), 0o755)
 for (const machine of ['linux-x64', 'linux-arm64']) {
   const from = join(netlink, 'prebuilds', machine)
   cpSync(join(from, 'node.napi.node'), join(dist, 'prebuilds', machine, 'netlink.node'))
