@@ -11,16 +11,13 @@ const dist = join(root, 'dist')
 const program = 'kube-ipvs-proxy'
 const netlink = dirname(createRequire(join(root, 'package.json')).resolve('netlink/package.json'))
 
-/** Puts code of ours in the place of modules. */
-function standIn(name, modules, code) {
-  const prefix = `\0${name}:`
+/** Puts code of ours in the place of a module. */
+function standIn(name, module, code) {
+  const id = `\0${name}`
   return {
     name,
-    resolveId: { filter: { id: modules }, handler: (id) => prefix + id },
-    load: {
-      filter: { id: new RegExp(`^${prefix}`) },
-      handler: (id) => ({ code: code(id.slice(prefix.length)), moduleType: 'js' }),
-    },
+    resolveId: { filter: { id: module }, handler: () => id },
+    load: { filter: { id: new RegExp(`^${id}$`) }, handler: () => ({ code, moduleType: 'js' }) },
   }
 }
 
@@ -28,20 +25,13 @@ function standIn(name, modules, code) {
 const nativeBesideBundle = standIn(
   'native-beside-bundle',
   /^node-gyp-build$/,
-  () => `
+  `
     const { join } = require('node:path')
     module.exports = () => require(join(__dirname, 'prebuilds', process.platform + '-' + process.arch, 'netlink.node'))`,
 )
 
 /** Our help is ASCII: its width needs no tables of Unicode, which are 3 MB in memory once loaded. */
-const plainWidth = standIn('plain-width', /^string-width$/, () => 'export default (text) => text.length')
-
-/** To import one of these reads all that it exports, which loads undici and web crypto: 4 MB that nobody here uses. */
-const lazyBuiltins = standIn(
-  'lazy-builtins',
-  /^(node:)?(http|https|crypto)$/,
-  (name) => `module.exports = process.getBuiltinModule('${name}')`,
-)
+const plainWidth = standIn('plain-width', /^string-width$/, 'export default (text) => text.length')
 
 const bundle = await rolldown({
   input: { [program]: join(root, 'src/main.ts') },
@@ -50,7 +40,7 @@ const bundle = await rolldown({
   external: ['@kubernetes/client-node'],
   // yargs asks for it where a configuration file extends another, of which there is none.
   transform: { target: 'node24', define: { 'import.meta.resolve': 'undefined' } },
-  plugins: [nativeBesideBundle, plainWidth, lazyBuiltins],
+  plugins: [nativeBesideBundle, plainWidth],
   onLog: (level, log) => {
     throw new Error(`${level}: ${log.message}`)
   },
