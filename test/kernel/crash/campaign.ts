@@ -29,7 +29,8 @@ import {
 export interface CampaignOptions {
   readonly seed: number
   readonly kills: number
-  readonly onKill?: (number: number) => void
+  /** After every twenty kills, so that a campaign that is stopped says what it has shown. */
+  readonly onProgress?: (result: CampaignResult) => void
 }
 
 /** How often each kind of moment came. */
@@ -135,13 +136,17 @@ export class Campaign {
         const kind = this.#random.weighted({ cold: 1, start: 4, change: 5 })
         await this.#round(kind)
         this.#kills[kind]++
-        this.#options.onKill?.(i + 1)
+        if ((i + 1) % 20 === 0) this.#options.onProgress?.(await this.#result())
       }
-      await this.#order({ report: true })
-      return { seed: this.#options.seed, kills: this.#kills, amid: this.#amid, ...this.#counts }
+      return await this.#result()
     } finally {
       await this.#destroy()
     }
+  }
+
+  async #result(): Promise<CampaignResult> {
+    await this.#order({ report: true })
+    return { seed: this.#options.seed, kills: this.#kills, amid: this.#amid, ...this.#counts }
   }
 
   async #round(kind: Kind): Promise<void> {

@@ -1,4 +1,5 @@
 import { expect, test } from 'vitest'
+import type { CampaignResult } from './campaign.ts'
 
 /** scripts/verify-long.sh kills 500 times, with a thousand Services and another seed. */
 const kills = Number(process.env.CRASH_KILLS ?? 2)
@@ -7,9 +8,9 @@ const { Campaign } = await import('./campaign.ts')
 const seed = Number(process.env.CRASH_SEED ?? 1)
 
 test('killed at any moment, the next start makes the kernel as planned, and nobody is answered wrongly', async () => {
-  const onKill = (number: number): void => void (number % 20 === 0 && console.log(`seed ${seed}: ${number} kills`))
-  const result = await new Campaign({ seed, kills, onKill }).run()
-  console.log(JSON.stringify(result))
+  const tell = (result: CampaignResult): void => console.log(JSON.stringify(result))
+  const result = await new Campaign({ seed, kills, onProgress: tell }).run()
+  tell(result)
   expect(result.wrong).toEqual([])
   expect(result.kills.cold + result.kills.start + result.kills.change).toBe(kills)
   expect(result.answered).toBeGreaterThan(kills * 10)
