@@ -27,7 +27,7 @@ export function listeners(
     address: string,
     port: number,
     routes: Routes,
-    access: Pick<HttpOptions, 'tls' | 'guard'> = {},
+    access: Pick<HttpOptions, 'tls' | 'guard' | 'asked'> = {},
   ): HttpServer[] => {
     const listen = address === '' ? undefined : parseListen(address, port)
     if (listen === undefined) return []
@@ -39,6 +39,7 @@ export function listeners(
     ...at('metrics', config.metricsBindAddress, 10249, metricsRoutes(config, metrics, log, series, page), {
       ...(certFile === '' ? {} : { tls: new TlsFiles({ certFile, keyFile, log }) }),
       ...(guard === undefined ? {} : { guard }),
+      asked: () => metrics.lag.working(),
     }),
   ]
 }

@@ -47,6 +47,7 @@ export function observe(options: ObserveOptions): ProxierObserver & { restoreFai
   }
 
   return {
+    began: () => metrics.lag.working(),
     queued: (family) => {
       health.queued(family)
       metrics.lastQueued.set({ ip_family: family }, Date.now() / 1000)

@@ -112,7 +112,10 @@ export async function prepare(shared: Shared, config: ProxyConfig): Promise<Prep
         metrics.restLimiter.observe(labels, 0)
         metrics.restRequestSize.observe(labels, bytes)
       },
-      received: (method, bytes) => metrics.restResponseSize.observe({ verb: method, host }, bytes),
+      received: (method, bytes) => {
+        metrics.lag.working()
+        metrics.restResponseSize.observe({ verb: method, host }, bytes)
+      },
     },
   })
   const source = new ApiSource({ client, nodeName, log })
@@ -235,7 +238,16 @@ export async function runSession(shared: Shared, prepared: Prepared, signal: Abo
           hasSynced: (family) => !unsynced.has(family),
         })
       const routes = wantedRoutes(identity, wanted)
-      servers.push(new HttpServer({ name: 'status', at: { path }, hardFail: false, log, routes }))
+      servers.push(
+        new HttpServer({
+          name: 'status',
+          at: { path },
+          hardFail: false,
+          log,
+          routes,
+          asked: () => metrics.lag.working(),
+        }),
+      )
     }
     for (const server of servers) {
       await turn.next()

@@ -65,6 +65,8 @@ export interface HttpOptions {
   readonly guard?: Guard
   readonly routes: Routes
   readonly log: Log
+  /** Called as a request has come, before it is answered. */
+  readonly asked?: () => void
 }
 
 /** Of each server at a time; further ones are closed at once. */
@@ -157,6 +159,7 @@ export class HttpServer {
 
   async #respond(request: IncomingMessage, response: ServerResponse): Promise<void> {
     const { log, name, stallMs = 10_000 } = this.#options
+    this.#options.asked?.()
     const method = request.method ?? ''
     const [path = '', query = ''] = (request.url ?? '').split(/\?(.*)/s)
     const gone = new AbortController()

@@ -19,6 +19,7 @@ export interface WantedOptions {
 
 /** For a proxier that only plans: nobody hears of what it finds but at the end of the pass, and nothing comes of it. */
 export const unobserved: Omit<ProxierObserver, 'passed'> = {
+  began: () => {},
   queued: () => {},
   drift: () => {},
   heldBack: () => {},

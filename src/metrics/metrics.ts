@@ -1,6 +1,7 @@
 import { collectDefaultMetrics, Registry } from 'prom-client'
 import type { Family } from '../model/address.ts'
 import type { FamilyFigures, NodeFigures, ResourceFigures } from './figures.ts'
+import { loopLagMetrics } from './loop-lag.ts'
 import { figureMetrics, kernelCallMetrics, logMetrics, passMetrics, type Traffic } from './own.ts'
 import { checkMetrics } from './slis.ts'
 import { componentMetrics, kubeProxyMetrics, restClientMetrics } from './upstream.ts'
@@ -8,6 +9,9 @@ import { componentMetrics, kubeProxyMetrics, restClientMetrics } from './upstrea
 export type { Traffic } from './own.ts'
 
 export type Metrics = ReturnType<typeof createMetrics>
+
+/** Milliseconds, the most there can be: how late the event loop is we see ourselves. */
+const never = 2 ** 31 - 1
 
 /**
  * All series but those of single service ports, in registries of their own. Upstream's names, labels and buckets first,
@@ -19,7 +23,7 @@ export function createMetrics(traffic: Traffic = new Map(), node: () => NodeFigu
   const families = new Map<Family, FamilyFigures>()
   /** Tells of each resource that is followed; empty while none is, or out of a folder. */
   const source: { resources: () => readonly ResourceFigures[] } = { resources: () => [] }
-  collectDefaultMetrics({ register: registry, eventLoopMonitoringPrecision: 20 })
+  collectDefaultMetrics({ register: registry, eventLoopMonitoringPrecision: never })
   const metrics = {
     registry,
     families,
@@ -31,6 +35,7 @@ export function createMetrics(traffic: Traffic = new Map(), node: () => NodeFigu
     ...kernelCallMetrics(registry, traffic),
     ...logMetrics(registry, () => node().droppedLines ?? 0),
     slis: checkMetrics(),
+    lag: loopLagMetrics(registry),
   }
   figureMetrics(registry, families, () => source.resources(), node)
   return metrics

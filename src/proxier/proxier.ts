@@ -75,6 +75,8 @@ export interface ServiceHealthSink {
 
 /** Hears of what the proxier does; metrics and health listen. */
 export interface ProxierObserver {
+  /** A pass, or a look at the kernel, begins. */
+  began(): void
   queued(family: Family): void
   drift(family: Family, drift: Drift): void
   /** What somebody else changes again and again is left for now. */
@@ -339,6 +341,7 @@ export class Proxier {
 
   async #noted<T>(work: 'pass' | 'look', act: () => Promise<T>): Promise<T> {
     this.#underWay.set(work, this.#options.clock.now())
+    this.#parts.observer.began()
     try {
       return await act()
     } finally {

@@ -55,6 +55,7 @@ export class Stack {
       queued: () => {},
       drift: (family: Family, drift: Drift) => void this.history.push({ family, drift }),
       passed: (report: PassReport) => void this.history.push({ family: report.family, report }),
+      began: () => {},
       heldBack: () => {},
       clash: () => {},
       refused: () => {},

@@ -86,6 +86,7 @@ test('what is heard goes on to the observer', () => {
   const inner: ProxierObserver = {
     queued: () => void heard.push('queued'),
     drift: () => void heard.push('drift'),
+    began: () => {},
     heldBack: () => {},
     clash: () => void heard.push('clash'),
     refused: () => void heard.push('refused'),

@@ -67,6 +67,7 @@ export class Rig {
     const observer: ProxierObserver & { restoreFailed(): void } = {
       queued: () => {},
       drift: (_family, drift) => void this.drifts.push(drift),
+      began: () => {},
       heldBack: (_family, drift) => void this.heldBack.push(drift),
       clash: (_family, owner, address) => void this.told.push(`clash ${owner} ${address}`),
       refused: (_family, service, { address, reason }) =>
