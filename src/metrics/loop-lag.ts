@@ -1,4 +1,4 @@
-import { createHistogram } from 'node:perf_hooks'
+import { createHistogram, eventLoopUtilization } from 'node:perf_hooks'
 import { Gauge, type Registry } from 'prom-client'
 
 /** Milliseconds between two looks at the event loop: while there is work, and else. */
@@ -52,10 +52,10 @@ export class LoopLag {
 }
 
 function busyShareOfLoop(): () => number {
-  let last = performance.eventLoopUtilization()
+  let last = eventLoopUtilization()
   return () => {
-    const now = performance.eventLoopUtilization()
-    const { utilization } = performance.eventLoopUtilization(now, last)
+    const now = eventLoopUtilization()
+    const { utilization } = eventLoopUtilization(now, last)
     last = now
     return utilization
   }

@@ -1,7 +1,7 @@
 import { describe, expect, it } from 'vitest'
 import { serverKey, type KnownServer, type ObservedServer } from '../../../src/ipvs/ipvs.ts'
 import type { ProcFile } from '../../../src/ipvs/proc-file.ts'
-import { Survey } from '../../../src/ipvs/survey.ts'
+import { Survey, type Findings } from '../../../src/ipvs/survey.ts'
 import { familyOf, type Family } from '../../../src/model/address.ts'
 import { DestinationList } from '../../../src/model/destination-list.ts'
 import { procText } from '../inspect/stand.ts'
@@ -88,11 +88,8 @@ describe('Survey', () => {
   it('tells what it has found part by part, and only at the end what is missing', async () => {
     const { open, state } = fileOf([make('10.96.0.1', { weight: 5 }), ...four.slice(2)], 4)
     const survey = new Survey(known(four), {}, open)
-    await survey.goOn(10)
-    expect(survey.isOver).toBe(false)
-    const parts = [await survey.take('IPv4')]
-    expect(parts).toEqual([{ suspects: [expect.objectContaining({ address: '10.96.0.1' })], connections: undefined }])
-    const read = [state.read]
+    const parts: Findings[] = []
+    const read: number[] = []
     while (!survey.isOver) {
       await survey.goOn(10)
       parts.push(await survey.take('IPv4'))
@@ -100,7 +97,10 @@ describe('Survey', () => {
     }
     expect(parts.length).toBeGreaterThan(2)
     expect(new Set(read).size).toBeGreaterThan(2)
-    expect(parts.slice(1, -1).every(({ suspects, connections }) => suspects.length === 0 && !connections)).toBe(true)
+    // How much of the file is read in 10 ms is the machine's affair.
+    const before = parts.slice(0, -1)
+    expect(addresses(before.flatMap(({ suspects }) => suspects))).toEqual(['10.96.0.1'])
+    expect(before.every(({ connections }) => connections === undefined)).toBe(true)
     expect(addresses(parts.at(-1)!.suspects)).toEqual(['10.96.0.2'])
     expect(state).toEqual({ opened: 1, closed: 1, read: 9 })
   })
