@@ -74,13 +74,13 @@ const figures = {
 /** In the place of prom-client's gauges nodejs_eventloop_lag_*_seconds, of what was seen since they were last asked for. */
 export function loopLagMetrics(registry: Registry): LoopLag {
   const lag = new LoopLag()
-  const gauges = Object.entries(figures).map(([figure, [help, of]]) => {
+  const gauges = Object.entries(figures).map(([figure, [help, of]], i) => {
     const name = `nodejs_eventloop_lag_${figure}_seconds`
     registry.removeSingleMetric(name)
-    return { gauge: new Gauge({ name, help, registers: [registry], collect }), of }
+    // The first sets all: between two families of a scrape others have their turn, and the loop may be looked at.
+    return { gauge: new Gauge({ name, help, registers: [registry], ...(i === 0 ? { collect } : {}) }), of }
   })
   function collect(): void {
-    // The first that is asked for speaks for all; nothing new was seen since, and so nothing changes, for the others.
     if (lag.histogram.count === 0) return
     for (const { gauge, of } of gauges) gauge.set(of(lag.histogram) / 1e9)
     lag.histogram.reset()

@@ -70,4 +70,9 @@ test('what was seen is told once, and what was told last stays where nothing was
   expect(await max()).toBeCloseTo(0.07, 3)
   lag.histogram.record(40_000_000)
   expect(await max()).toBeCloseTo(0.04, 3)
+  // A look between two families of one scrape.
+  lag.histogram.record(90_000_000)
+  await registry.getSingleMetricAsString('nodejs_eventloop_lag_min_seconds')
+  lag.histogram.record(25_000_000)
+  expect(await registry.getSingleMetricAsString('nodejs_eventloop_lag_max_seconds')).toMatch(/ 0\.0[89]\d+$/)
 })
