@@ -51,7 +51,7 @@ echo '== a million inputs for each decoder'
 npm run --silent fuzz || failed=1
 echo '== load over restarts, crashes and take-overs; killed at any moment, each start makes the kernel as planned'
 npm run --silent build || failed=1
-bash scripts/guest.sh -m 4096 -t 10800 -- \
+bash scripts/guest.sh -m 4096 -t 28800 -- \
   env HITLESS=whole FAULTS=whole GOLDEN=whole EXPLAIN=whole CRASH_KILLS=500 CRASH_SEED="${seeds[0]}" vitest run --project kernel \
   test/kernel/hitless test/kernel/crash test/kernel/daemon/api.test.ts test/kernel/daemon/golden.test.ts \
   test/kernel/explain/explain.test.ts || failed=1
