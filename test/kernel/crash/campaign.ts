@@ -210,7 +210,6 @@ export class Campaign {
       '--hostname-override=node1',
       '--cluster-cidr=10.244.0.0/16,fd00:10:244::/48',
       '--ipvs-sync-period=2s',
-      '--ipvs-tcpfin-timeout=2s',
       '-v=2',
     ])
   }

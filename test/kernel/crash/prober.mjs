@@ -12,7 +12,7 @@ let expected = new Map()
 const counts = { asked: 0, answered: 0, silent: 0, wrong: [] }
 
 /** What is right at one moment of the question is right. */
-function judge(target, source, before, answer) {
+function judge(target, source, before, { answer, stages }) {
   const now = expected.get(target)?.from[source]
   const allowed = [before, now].filter(Boolean)
   const isPod = answer.startsWith('pod ')
@@ -22,11 +22,15 @@ function judge(target, source, before, answer) {
     ? allowed.some(({ by }) => by.includes(answer.slice(4)))
     : !(before.must && (now === undefined || now.must))
   if (isRight) return
-  counts.wrong.push(`${new Date().toISOString()} ${source} → ${target}: ${answer}; right: ${JSON.stringify(allowed)}`)
+  const what = `${source} → ${target}: ${answer} (${stages.join(', ')})`
+  counts.wrong.push(`${new Date().toISOString()} ${what}; right: ${JSON.stringify(allowed)}`)
 }
 
 function ask(target, source) {
   counts.asked++
+  const begun = performance.now()
+  const stages = []
+  const reached = (stage) => stages.push(`${stage} after ${Math.round(performance.now() - begun)} ms`)
   const [host, port] = target.split(':')
   return new Promise((done) => {
     let text = ''
@@ -34,8 +38,10 @@ function ask(target, source) {
     const end = (answer) => {
       clearTimeout(timer)
       socket.destroy()
-      done(answer)
+      reached('end')
+      done({ answer, stages })
     }
+    socket.on('connect', () => reached('connected'))
     const timer = setTimeout(() => end('no answer'), patience)
     socket.on('data', (data) => {
       text += data
