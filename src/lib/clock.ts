@@ -2,7 +2,7 @@
 export interface Clock {
   /** Milliseconds that only go forward: for periods, not for telling the time of day. */
   now(): number
-  /** Resolves after the time, or at once when the signal fires. */
+  /** Resolves after the time, at once where that is over already, or when the signal fires. */
   sleep(milliseconds: number, signal?: AbortSignal): Promise<void>
 }
 
@@ -20,7 +20,8 @@ export const systemClock: Clock = {
         signal?.removeEventListener('abort', done)
         resolve()
       }
-      const timer = setTimeout(done, milliseconds)
+      // Of less than nothing Node would warn on standard error, past the log.
+      const timer = setTimeout(done, Math.max(0, milliseconds))
       signal?.addEventListener('abort', done)
     }),
 }

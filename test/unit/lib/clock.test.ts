@@ -55,3 +55,14 @@ test('the clock is set forward by a day: nothing is overdue; what is told has th
   expect(Math.round(value('kube_ipvs_api_failing_seconds'))).toBe(30)
   expect(Math.abs(value('kube_ipvs_api_last_contact_timestamp_seconds') - (Date.now() / 1000 - 30))).toBeLessThan(1)
 })
+
+test('a sleep that is over before it begins ends, and nothing is written past the log', async () => {
+  vi.useRealTimers()
+  const warnings: string[] = []
+  const hear = ({ name }: Error): void => void warnings.push(name)
+  process.on('warning', hear)
+  await systemClock.sleep(-0.001)
+  await new Promise(setImmediate)
+  process.off('warning', hear)
+  expect(warnings).toEqual([])
+})
