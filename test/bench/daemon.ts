@@ -178,6 +178,13 @@ export class Daemon {
     return this.#lines.length
   }
 
+  /** How many lines of each message there were from that one on. */
+  linesSince(from: number): Record<string, number> {
+    const counts: Record<string, number> = {}
+    for (const { msg } of this.#lines.slice(from)) counts[String(msg)] = (counts[String(msg)] ?? 0) + 1
+    return counts
+  }
+
   async stop(signal: NodeJS.Signals = 'SIGTERM'): Promise<void> {
     if (this.#exit !== undefined) return
     const exit = once(this.#child, 'exit')

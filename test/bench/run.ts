@@ -363,7 +363,8 @@ const scenarios: Record<string, () => Promise<Result>> = {
       const lines = bench.daemon.lineCount
       const { rss } = await flood(changes / 10, Number.POSITIVE_INFINITY, change)
       tenths.push({ rss, lines: bench.daemon.lineCount - lines })
-      process.stderr.write(`${JSON.stringify({ ...tenths.at(-1)!, handles: bench.daemon.handles() })}\n`)
+      const facts = { handles: bench.daemon.handles(), messages: bench.daemon.linesSince(lines) }
+      process.stderr.write(`${JSON.stringify({ ...tenths.at(-1)!, ...facts })}\n`)
     }
     for (const index of gone) await bench.api.tell({ put: [serviceOf(index)] })
     await sleep(settling)
