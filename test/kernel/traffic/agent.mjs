@@ -12,6 +12,21 @@ const children = new Set()
 const six = (address) => address.includes(':')
 const plain = (address) => address.replace(/^::ffff:(?=\d+\.)/, '')
 
+/**
+ * Calls once that many milliseconds have passed in which this process could run: the answer may be there already when a
+ * machine goes on that stood still.
+ */
+function after(milliseconds, call) {
+  const step = 250
+  let left = Math.ceil(milliseconds / step)
+  const timer = setInterval(() => {
+    if (--left > 0) return
+    clearInterval(timer)
+    call()
+  }, step)
+  return timer
+}
+
 const serve = {
   tcp: ({ port }) =>
     new Promise((done, failed) => {
@@ -55,15 +70,15 @@ const ask = {
       let text = ''
       const socket = connect({ host: address, port, ...(source && { localAddress: source }) })
       const end = (answer) => {
-        clearTimeout(timer)
+        clearInterval(timer)
         if (reset) socket.resetAndDestroy()
         else socket.end()
         done(answer)
       }
-      const timer = setTimeout(() => {
+      const timer = after(timeout, () => {
         socket.destroy()
         done('timeout')
-      }, timeout)
+      })
       socket.on('data', (data) => {
         text += data
         if (text.endsWith('\n')) end(text.trim())
@@ -77,11 +92,11 @@ const ask = {
       const end = (answer) => {
         if (!isOpen) return
         isOpen = false
-        clearTimeout(timer)
+        clearInterval(timer)
         socket.close()
         done(answer)
       }
-      const timer = setTimeout(() => end('timeout'), timeout)
+      const timer = after(timeout, () => end('timeout'))
       socket.on('error', (error) => end(meaning(error)))
       socket.on('message', (data) => end(String(data).trim()))
       // Connected, so that it hears of ICMP errors and of nobody else.
@@ -96,11 +111,13 @@ const ask = {
     new Promise((done) => {
       const to = six(address) ? `SCTP6-CONNECT:[${address}]` : `SCTP4-CONNECT:${address}`
       const from = source ? `,bind=${six(source) ? `[${source}]` : source}` : ''
-      execFile('socat', ['-u', `${to}:${port}${from}`, 'STDOUT'], { timeout }, (error, stdout, stderr) => {
+      const child = execFile('socat', ['-u', `${to}:${port}${from}`, 'STDOUT'], (error, stdout, stderr) => {
+        clearInterval(timer)
         if (stdout.trim() !== '') done(sctpAnswer(stdout))
         else if (error?.killed) done('timeout')
         else done(/Connection refused/.test(stderr) ? 'refused' : stderr.trim() || 'nothing')
       })
+      const timer = after(timeout, () => child.kill())
     }),
 }
 

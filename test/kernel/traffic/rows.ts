@@ -1,10 +1,11 @@
 import { expect, test } from 'vitest'
-import type { Family } from '../../../src/model/address.ts'
+import { familyOf, type Family } from '../../../src/model/address.ts'
 import {
   addressOf,
   bridgeOf,
   families,
   nodeOf,
+  nodes,
   serviceAddress,
   type Actor,
   type Network,
@@ -83,7 +84,20 @@ async function check(network: Network, service: ServiceShape, one: Case): Promis
   const wanted = answersOf(service, one, answer)
   // Each SCTP question is a process, so one round has to do.
   const all = transport === 'SCTP' ? wanted : [...wanted, ...wanted]
-  expect(await network.askMany(from, all.length, question)).toEqual(all.sort())
+  const got = await network.askMany(from, all.length, question)
+  expect(got, got.includes('timeout') ? connections(network, question.address) : '').toEqual(all.sort())
+}
+
+/** What the nodes know of connections to an address: it is gone by the time somebody reads of a failure. */
+function connections(network: Network, address: string): string {
+  return nodes
+    .map((name) => {
+      const family = familyOf(address).toLowerCase()
+      const tracked = network.namespace(name).run('conntrack', '-L', '-f', family, '-d', address)
+      const listed = network.namespace(name).run('ipvsadm', '-Lcn').split('\n')
+      return [name, tracked, ...listed.filter((line) => line.includes(address))].join('\n')
+    })
+    .join('\n')
 }
 
 /** One test for each row, transport and family. */
