@@ -4,6 +4,7 @@
 // `by`: addresses of the pods that may answer the client with that source; `must`: one of them has to.
 import { connect } from 'node:net'
 import { createInterface } from 'node:readline'
+import { afterRunning } from '../patience.mjs'
 
 const patience = 5000
 const abreast = 6
@@ -36,13 +37,13 @@ function ask(target, source) {
     let text = ''
     const socket = connect({ host, port: Number(port), localAddress: source })
     const end = (answer) => {
-      clearTimeout(timer)
+      clearInterval(timer)
       socket.destroy()
       reached('end')
       done({ answer, stages })
     }
     socket.on('connect', () => reached('connected'))
-    const timer = setTimeout(() => end('no answer'), patience)
+    const timer = afterRunning(patience, () => end('no answer'))
     socket.on('data', (data) => {
       text += data
       if (text.endsWith('\n')) end(`pod ${text.trim()}`)

@@ -12,6 +12,7 @@
 import { createSocket } from 'node:dgram'
 import { connect, createServer } from 'node:net'
 import { createInterface } from 'node:readline'
+import { afterRunning } from '../patience.mjs'
 
 /** Milliseconds: an answer that takes longer counts as none. Far above what an emulated machine needs under load. */
 const patience = 10_000
@@ -95,7 +96,7 @@ function stay(target, from) {
     if (!isOver) fail(target, 'long', `${why} after ${count} answers`)
   }
   const ask = () => {
-    timer = setTimeout(() => lost('no answer'), patience)
+    timer = afterRunning(patience, () => lost('no answer'))
     connection.send(String(count))
   }
   const heard = (line) => {
@@ -109,7 +110,7 @@ function stay(target, from) {
     clearTimeout(timer)
     timer = setTimeout(ask, pause)
   }
-  timer = setTimeout(() => lost('not connected'), patience)
+  timer = afterRunning(patience, () => lost('not connected'))
   const connection = open[target.protocol](target, from, heard, lost, () => {
     clearTimeout(timer)
     ask()
@@ -130,7 +131,7 @@ function pass(target, from) {
     else fail(target, 'short', why)
     connection.end()
   }
-  const timer = setTimeout(() => done('no answer'), patience)
+  const timer = afterRunning(patience, () => done('no answer'))
   const connection = open[target.protocol](
     target,
     from,

@@ -6,26 +6,12 @@ import { execFile, spawn } from 'node:child_process'
 import { createSocket } from 'node:dgram'
 import { connect, createServer } from 'node:net'
 import { createInterface } from 'node:readline'
+import { afterRunning } from '../patience.mjs'
 
 const name = process.argv[2]
 const children = new Set()
 const six = (address) => address.includes(':')
 const plain = (address) => address.replace(/^::ffff:(?=\d+\.)/, '')
-
-/**
- * Calls once that many milliseconds have passed in which this process could run: the answer may be there already when a
- * machine goes on that stood still.
- */
-function after(milliseconds, call) {
-  const step = 250
-  let left = Math.ceil(milliseconds / step)
-  const timer = setInterval(() => {
-    if (--left > 0) return
-    clearInterval(timer)
-    call()
-  }, step)
-  return timer
-}
 
 const serve = {
   tcp: ({ port }) =>
@@ -75,7 +61,7 @@ const ask = {
         else socket.end()
         done(answer)
       }
-      const timer = after(timeout, () => {
+      const timer = afterRunning(timeout, () => {
         socket.destroy()
         done('timeout')
       })
@@ -96,7 +82,7 @@ const ask = {
         socket.close()
         done(answer)
       }
-      const timer = after(timeout, () => end('timeout'))
+      const timer = afterRunning(timeout, () => end('timeout'))
       socket.on('error', (error) => end(meaning(error)))
       socket.on('message', (data) => end(String(data).trim()))
       // Connected, so that it hears of ICMP errors and of nobody else.
@@ -117,7 +103,7 @@ const ask = {
         else if (error?.killed) done('timeout')
         else done(/Connection refused/.test(stderr) ? 'refused' : stderr.trim() || 'nothing')
       })
-      const timer = after(timeout, () => child.kill())
+      const timer = afterRunning(timeout, () => child.kill())
     }),
 }
 
