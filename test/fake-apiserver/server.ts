@@ -399,7 +399,6 @@ export class FakeApiServer {
             watching: this.#watchers.size,
             // Milliseconds of a clock that all processes share: all that the command had sent is on its way.
             sentAt: Number(process.hrtime.bigint()) / 1e6,
-            requests: this.requests,
             events: this.events,
           }),
         )
@@ -422,7 +421,6 @@ export class FakeApiServer {
     if (command.bookmark) this.bookmark()
     // The control connection itself must get its answer first.
     if (command.disconnectAll) setTimeout(() => this.disconnectAll(), 20)
-    if (command.clearRequests) this.requests.length = 0
   }
 }
 
@@ -439,7 +437,6 @@ export interface Command {
   readonly noFieldSelector?: boolean
   readonly bookmark?: boolean
   readonly disconnectAll?: boolean
-  readonly clearRequests?: boolean
 }
 
 function apiVersionOf(kind: string): string {

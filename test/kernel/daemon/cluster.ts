@@ -11,7 +11,6 @@ export const port = 6443
 
 /** What the fake API server has seen. */
 export interface Told {
-  readonly requests: readonly { readonly url: string; readonly code: number }[]
   readonly events: readonly Record<string, unknown>[]
 }
 
