@@ -373,11 +373,13 @@ const scenarios: Record<string, () => Promise<Result>> = {
     const servers = (await bench.ipvs.listServers()).length
     if (servers !== size.services) throw new Error(`${servers} virtual servers of ${size.services} Services`)
     const [first, last] = [tenths[0]!, tenths.at(-1)!]
+    const growth = last.rss / first.rss - 1
+    if (growth > 0.05) throw new Error(`${last.rss} MB after the last tenth, ${first.rss} MB after the first`)
     return {
       changes,
       rss: first.rss,
       rssLast: last.rss,
-      growth: last.rss / first.rss - 1,
+      growth,
       lines: first.lines,
       linesLast: last.lines,
       handles,
