@@ -4,6 +4,7 @@ import { tmpdir } from 'node:os'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { parseArgs } from 'node:util'
 import { KernelIpvs } from '../../src/ipvs/kernel-ipvs.ts'
+import { Random } from '../random.ts'
 import { ApiServer, Daemon } from './daemon.ts'
 import { clusterIP, clusterOf, endpointIP, nodeOf, serviceName, serviceOf, sliceOf, type Size } from './objects.ts'
 import { bareNode, ipvsadm, ownCommands, timeCommands } from './commands.ts'
@@ -150,13 +151,7 @@ class Bench {
 }
 
 const bench = new Bench()
-const random = (() => {
-  let state = 42
-  return (below: number): number => {
-    state = (Math.imul(state, 1103515245) + 12345) & 0x7fffffff
-    return state % below
-  }
-})()
+const random = new Random(42)
 
 /** What the changes made so far need to be written. */
 let needed = 0
@@ -166,7 +161,7 @@ let changed = 0
 /** One endpoint leaves a Service; the next time it comes back: the same mix of changes at every size. */
 function endpointChange(n: number) {
   const without = 1 - (n % 2)
-  if (without === 1) changed = random(size.services)
+  if (without === 1) changed = random.below(size.services)
   const index = changed
   // A destination is made in one step and taken away in two: weight 0, and gone. One on this node is in a set, too.
   const isLocal = (index + size.endpoints - 1) % 10 === 0
@@ -209,7 +204,7 @@ interface Changes {
 }
 
 /** Endpoints of some Service come or go. */
-const flip = (): unknown => sliceOf(random(size.services), size.endpoints, random(2))
+const flip = (): unknown => sliceOf(random.below(size.services), size.endpoints, random.below(2))
 
 /** A thousand changes a second, so many or for so many milliseconds; with the memory at its end. */
 async function flood(most: number, milliseconds: number, change: () => Changes) {
@@ -352,8 +347,8 @@ const scenarios: Record<string, () => Promise<Result>> = {
     const handles = bench.daemon.handles()
     const gone = new Set<number>()
     const change = (): Changes => {
-      if (random(20) > 0) return { put: [flip()] }
-      const index = 1 + random(size.services - 1)
+      if (random.below(20) > 0) return { put: [flip()] }
+      const index = 1 + random.below(size.services - 1)
       if (gone.delete(index)) return { put: [serviceOf(index)] }
       gone.add(index)
       return { put: [], delete: ['Service', `default/${serviceName(index)}`] }
@@ -367,6 +362,9 @@ const scenarios: Record<string, () => Promise<Result>> = {
       process.stderr.write(`${JSON.stringify({ ...tenths.at(-1)!, ...facts })}\n`)
     }
     for (const index of gone) await bench.api.tell({ put: [serviceOf(index)] })
+    const isBack = async (): Promise<boolean> => (await bench.ipvs.listServers()).length === size.services
+    const end = performance.now() + 120_000
+    while (!(await isBack()) && performance.now() < end) await sleep(1000)
     await sleep(settling)
     const [, diff] = ownCommands('', '', [])
     await timeCommands([diff!], 1)

@@ -19,7 +19,7 @@ import {
   type Dump,
   type PlanInput,
 } from './plan.ts'
-import { Random } from './random.ts'
+import { Random } from '../../random.ts'
 import { describeReport, Stack, type Told } from './stack.ts'
 import { Survivors, Tamperer, type Ports } from './tamper.ts'
 

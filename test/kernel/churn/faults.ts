@@ -20,7 +20,7 @@ import { ProxyError, type KernelError } from '../../../src/lib/errors.ts'
 import type { Family } from '../../../src/model/address.ts'
 import { errno, kernelError } from '../../../src/netlink/errno.ts'
 import type { FaultPlan, FaultyPort } from './events.ts'
-import { Random } from './random.ts'
+import { Random } from '../../random.ts'
 import type { Ports } from './tamper.ts'
 
 /** What a call shall do instead of its work. */

@@ -7,7 +7,7 @@ import type {
 } from '../../../src/model/cluster.ts'
 import { familyOf, type Family, type Protocol } from '../../../src/model/address.ts'
 import type { ChurnEvent, FaultPlan, FaultyPort, Round, StackSettings, Tampering } from './events.ts'
-import { Random } from './random.ts'
+import { Random } from '../../random.ts'
 import { EndpointList, type EndpointRecord } from '../../../src/model/endpoint-list.ts'
 
 /** Virtual servers and addresses in these ranges are somebody else's. */

@@ -11,7 +11,7 @@ import { cidrContains, parseCidr, type Family } from '../../../src/model/address
 import type { World } from './campaign.ts'
 import type { Tampering } from './events.ts'
 import { excludedRanges } from './generator.ts'
-import type { Random } from './random.ts'
+import type { Random } from '../../random.ts'
 
 /** Ways into one kernel, or into the fakes of one. */
 export interface Ports {

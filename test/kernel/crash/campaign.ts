@@ -9,7 +9,7 @@ import { objectKey, translateEndpointSlice, translateNode, translateService } fr
 import type { EndpointSliceRecord, ServiceRecord } from '../../../src/model/cluster.ts'
 import { Cluster } from '../churn/generator.ts'
 import { difference, expectedState, nodeAddressesOf, observedState, type Dump } from '../churn/plan.ts'
-import { Random } from '../churn/random.ts'
+import { Random } from '../../random.ts'
 import { Survivors } from '../churn/tamper.ts'
 import { Daemon, Namespace, nodeObject, program, run, temporaryFolder } from '../lab.ts'
 import {

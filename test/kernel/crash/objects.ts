@@ -1,4 +1,4 @@
-import type { Random } from '../churn/random.ts'
+import type { Random } from '../../random.ts'
 import { serviceObject, sliceObject } from '../lab.ts'
 
 /** One Service of the campaign; its objects follow from this alone. */

@@ -1,6 +1,6 @@
 // Forecasts against packets: in each state of node-a, in good order or broken, random questions are first explained and
 // then asked.
-import { Random } from '../churn/random.ts'
+import { Random } from '../../random.ts'
 import { serviceObjects, type ServiceShape } from '../traffic/service.ts'
 import { randomProbe, randomService } from './combinations.ts'
 import { randomFaults, readStanding, type Fault } from './faults.ts'

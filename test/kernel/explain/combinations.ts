@@ -1,6 +1,6 @@
 // Random Services, and random questions to them.
 import type { Family } from '../../../src/model/address.ts'
-import type { Random } from '../churn/random.ts'
+import type { Random } from '../../random.ts'
 import {
   addressOf,
   bridgeOf,

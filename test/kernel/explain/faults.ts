@@ -1,6 +1,6 @@
 // Random ways to break node-a, and to mend it again.
 import type { Family } from '../../../src/model/address.ts'
-import type { Random } from '../churn/random.ts'
+import type { Random } from '../../random.ts'
 import {
   addressOf,
   bridgeOf,

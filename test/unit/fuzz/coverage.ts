@@ -1,4 +1,5 @@
 import { Session } from 'node:inspector/promises'
+import { Random } from '../../random.ts'
 import { edited } from './mutation.ts'
 
 /** So many inputs are run between two looks at the coverage, which cost as much as hundreds of inputs. */
@@ -34,17 +35,6 @@ class Coverage {
   }
 }
 
-/** The same numbers for the same seed (mulberry32). */
-function randomOf(seed: number): (below: number) => number {
-  let state = seed
-  return (below) => {
-    state = (state + 0x6d2b79f5) | 0
-    let t = Math.imul(state ^ (state >>> 15), 1 | state)
-    t = (t + Math.imul(t ^ (t >>> 7), 61 | t)) ^ t
-    return ((t ^ (t >>> 14)) >>> 0) % below
-  }
-}
-
 /**
  * Runs inputs near those of the corpus; one that reaches code which none before it has reached joins the corpus, so that
  * later ones go on from there. Answers the corpus.
@@ -58,15 +48,15 @@ export async function explore(
   const coverage = new Coverage()
   await coverage.start()
   try {
-    const random = randomOf(seed)
+    const random = new Random(seed)
     const grown = [...corpus]
     for (const input of grown) await run(input)
     const seen = await coverage.take()
     const next = (): Buffer => {
-      let bytes = grown[random(grown.length)]!
-      for (let edits = 1 + random(4); edits > 0; edits--) {
-        const step = [random(8), random(0x10000), random(0x10000), random(0x100)] as const
-        bytes = edited(bytes, grown[random(grown.length)]!, step)
+      let bytes = grown[random.below(grown.length)]!
+      for (let edits = 1 + random.below(4); edits > 0; edits--) {
+        const step = [random.below(8), random.below(0x10000), random.below(0x10000), random.below(0x100)] as const
+        bytes = edited(bytes, grown[random.below(grown.length)]!, step)
       }
       return bytes.subarray(0, longestInput)
     }
